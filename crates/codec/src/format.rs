@@ -1,0 +1,444 @@
+//! The bytes of format version 1: units, the table, the pixel method, `.ctp` files.
+//!
+//! In: units from outside. Out: their parsed headers, checked; or headers to send.
+//! Invariant: a header that parses belongs to a unit whose digest is right and whose numbers
+//! agree with each other. Bytes of version 1 mean the same for ever.
+//! May not: interpret payloads.
+//!
+//! All numbers are little endian and unsigned. `BLAKE3` is the plain 32-byte hash.
+//!
+//! # Unit
+//! | at | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | magic `CTPU` |
+//! | 4 | 1 | version, 1 |
+//! | 5 | 1 | kind: 1 table, 2 data |
+//! | 6 | 1 | method: 0 stored, 1 zstd, 2 planes |
+//! | 7 | 1 | tier it was made with, for information: 0 fast, 1 link, 2 archive |
+//! | 8 | 16 | group id: the first 16 bytes of BLAKE3(table), before compression |
+//! | 24 | 4 | number of this unit in its group, from 0, in sending order |
+//! | 28 | 4 | units in the group, at most 65,536 |
+//! | 32 | 4 | table units in the group, at least 1; they come first |
+//! | 36 | 4 | data: which file of the group, from 0; table: 0 |
+//! | 40 | 8 | data: where in that file the bytes belong; table: 0 |
+//! | 48 | 4 | length after decoding; data: 1 to 983,040; table: of the whole table |
+//! | 52 | 4 | payload length |
+//! | 56 | 2 | how many units this one predicts from, at most 16; table: 0 |
+//! | 58 | 2 | 0 |
+//! | 60 | 32 | BLAKE3(bytes 0 to 59, bytes 92 to the end) |
+//! | 92 | 4 each | numbers of the units this one predicts from: data units with lower numbers |
+//! | | | payload |
+//!
+//! A unit has at most 1,048,512 bytes: 64 of 1 MiB are left to whoever seals it.
+//!
+//! # Table
+//! The payloads of the table units, joined in order, are the table under the method given in each
+//! of them (stored or zstd, one frame). Decoded, it has at most 33,554,432 bytes:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 4 | how many files, 1 to 4,096 |
+//! | per file | 2: length of the name, at most 1,024; the name, UTF-8; 8: bytes of the file; 32: BLAKE3 of the file |
+//! | 4 | how many data units: units in the group less table units |
+//! | per data unit | 4: file; 8: where in it; 4: length; 1: how many units it may predict from, at most 16; 4 each: their numbers |
+//! | the rest | inline bytes |
+//!
+//! The spans of a file's data units do not overlap. What they leave uncovered of the files, in
+//! order of files and then of place, is the inline bytes. A data unit's own file, place and length
+//! are those of the table; the units it does predict from are among those it may predict from.
+//!
+//! # Methods
+//! - *stored*: the payload is the bytes.
+//! - *zstd*: the payload is one zstd frame (RFC 8878).
+//! - *planes*, for rows of 16-bit little-endian pixels: 2 bytes columns (at least 1), 1 byte flags
+//!   (bit 0: the pixels are signed; the rest 0), 1 byte 0, then one zstd frame of two planes: the
+//!   low bytes of all residuals in order of the pixels, then all their high bytes. The length
+//!   after decoding is a multiple of 2 x columns. Of signed pixels the top bit is inverted first.
+//!   With W, N, NW the neighbours at the left, above, and above left, the prediction is
+//!   `min(W, N)` if `NW >= max(W, N)`, `max(W, N)` if `NW <= min(W, N)`, else `W + N - NW`; above
+//!   the first row all pixels are 0; in the first column W and NW are N. The difference d of pixel
+//!   and prediction, modulo 65,536 and taken as signed, becomes the residual 2d if d >= 0, else
+//!   -2d - 1.
+//!
+//! No method of version 1 predicts from other units: the list in the unit is empty.
+//!
+//! # `.ctp` file
+//! | bytes | field |
+//! |---|---|
+//! | 8 | `CTPK`, version 1, three bytes 0 |
+//! | | units, group after group, each in order of its numbers |
+//! | 40 | trailer: `CTPE`, version 1, three bytes 0; 32: BLAKE3 of all units' digests (offset 60), joined |
+//!
+//! Without its trailer a file is torn, and good up to the last whole unit.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+use std::fmt;
+use std::str::FromStr;
+
+use study::Digest;
+use thiserror::Error;
+
+use crate::decode::DecodeError;
+use crate::reader::Reader;
+
+/// The largest unit, with 64 bytes to spare for whoever seals it.
+pub const UNIT_BYTES_MAX: usize = 1 << 20;
+/// What of [`UNIT_BYTES_MAX`] a unit leaves unused.
+pub(crate) const SEAL_BYTES: usize = 64;
+/// How many bytes of a file one data unit carries.
+pub(crate) const RAW_BYTES_MAX: usize = 960 << 10;
+/// How many units one group has.
+pub(crate) const GROUP_UNITS_MAX: u32 = 1 << 16;
+/// How many units one unit may predict from.
+pub(crate) const REFS_MAX: usize = 16;
+/// The fixed part of a unit, magic to digest.
+pub const HEADER_BYTES: usize = 92;
+
+const MAGIC: [u8; 4] = *b"CTPU";
+pub(crate) const VERSION: u8 = 1;
+const DIGEST_AT: usize = 60;
+
+/// How much work goes into making a unit small. All tiers decode alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// For intake while the box is busy.
+    Fast,
+    /// What crosses by default.
+    Link,
+    /// For thin links and an idle processor.
+    Archive,
+}
+
+impl Tier {
+    /// All tiers, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Link, Self::Archive];
+
+    /// The word used in commands and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Link => "link",
+            Self::Archive => "archive",
+        }
+    }
+
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Fast => 0,
+            Self::Link => 1,
+            Self::Archive => 2,
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Says that a text names no tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a tier is one of fast, link, archive")]
+pub struct TierError;
+
+impl FromStr for Tier {
+    type Err = TierError;
+    fn from_str(text: &str) -> Result<Self, TierError> {
+        Self::ALL
+            .into_iter()
+            .find(|t| t.as_str() == text)
+            .ok_or(TierError)
+    }
+}
+
+/// What a unit carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A piece of the group's table.
+    Table,
+    /// Bytes of one file.
+    Data,
+}
+
+/// How a payload is coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// As it is.
+    Stored,
+    /// One zstd frame.
+    Zstd,
+    /// 16-bit pixels: predicted, split into byte planes, zstd.
+    Planes,
+}
+
+impl Method {
+    /// The word used in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Zstd => "zstd",
+            Self::Planes => "planes",
+        }
+    }
+}
+
+/// Names a group: the first half of its table's digest, so that equal groups have equal names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId([u8; 16]);
+
+impl GroupId {
+    /// The group that has this table.
+    pub(crate) fn of(table: &[u8]) -> Self {
+        let digest = Digest::of(table);
+        Self(
+            *digest
+                .as_bytes()
+                .first_chunk()
+                .expect("a digest has 32 bytes"),
+        )
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GroupId({self})")
+    }
+}
+
+/// A stretch of one file of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// Which file, from 0.
+    pub file: u32,
+    /// Where in it.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u32,
+}
+
+/// What a unit says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitHeader {
+    /// What the unit carries.
+    pub kind: Kind,
+    /// How its payload is coded; of table units, how the joined payloads are.
+    pub method: Method,
+    /// The tier it was made with.
+    pub tier: Tier,
+    /// The group it belongs to.
+    pub group: GroupId,
+    /// Its number in the group, in sending order.
+    pub number: u32,
+    /// How many units the group has.
+    pub units: u32,
+    /// How many of them are table units.
+    pub table_units: u32,
+    /// Where the bytes belong; of a table unit: file 0, offset 0, length of the whole table.
+    pub span: Span,
+    /// The units it predicts from.
+    pub refs: Vec<u32>,
+}
+
+/// How many bytes the unit has that begins with `prefix`; `None` if more of it is needed to tell.
+///
+/// For reading units from a stream. Nothing but the magic and the length is checked.
+pub fn unit_bytes(prefix: &[u8]) -> Result<Option<usize>, DecodeError> {
+    if prefix.len() < HEADER_BYTES {
+        return Ok(None);
+    }
+    let mut reader = Reader::new(prefix);
+    if reader.array() != Some(MAGIC) {
+        return Err(DecodeError::NotAUnit);
+    }
+    let lengths = || {
+        let mut reader = Reader::new(prefix.get(52..)?);
+        let payload = usize::try_from(reader.u32()?).ok()?;
+        let refs = usize::from(reader.u16()?);
+        HEADER_BYTES.checked_add(4 * refs)?.checked_add(payload)
+    };
+    match lengths() {
+        Some(bytes) if bytes <= UNIT_BYTES_MAX - SEAL_BYTES => Ok(Some(bytes)),
+        Some(_) | None => Err(DecodeError::OverLimit("unit bytes")),
+    }
+}
+
+impl UnitHeader {
+    /// Checks a unit's digest and reads its header.
+    pub fn parse(unit: &[u8]) -> Result<Self, DecodeError> {
+        Self::split(unit).map(|(header, _)| header)
+    }
+
+    /// Checks a unit's digest; gives its header and its payload.
+    pub(crate) fn split(unit: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
+        if unit_bytes(unit)? != Some(unit.len()) {
+            return Err(DecodeError::Length);
+        }
+        let version = unit.get(4).copied().unwrap_or_default();
+        if version != VERSION {
+            return Err(DecodeError::UnknownVersion(version));
+        }
+        if digest_in(unit) != Some(digest_over(unit)) {
+            return Err(DecodeError::Damaged);
+        }
+        let (fields, payload) = Self::fields(unit)?;
+        fields.check()?;
+        Ok((fields, payload))
+    }
+
+    fn fields(unit: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
+        let mut reader = Reader::new(unit);
+        let ended = DecodeError::Length;
+        let _magic_and_version = reader.take(5).ok_or(ended.clone())?;
+        let [kind, method, tier] = reader.array().ok_or(ended.clone())?;
+        let kind = match kind {
+            1 => Kind::Table,
+            2 => Kind::Data,
+            _ => return Err(DecodeError::Inconsistent("kind")),
+        };
+        let method = match method {
+            0 => Method::Stored,
+            1 => Method::Zstd,
+            2 => Method::Planes,
+            other => return Err(DecodeError::UnknownMethod(other)),
+        };
+        let tier = Tier::ALL
+            .into_iter()
+            .find(|t| t.byte() == tier)
+            .ok_or(DecodeError::Inconsistent("tier"))?;
+        let mut rest = || {
+            let group = GroupId(reader.array()?);
+            let (number, units, table_units) = (reader.u32()?, reader.u32()?, reader.u32()?);
+            let span = Span {
+                file: reader.u32()?,
+                offset: reader.u64()?,
+                bytes: reader.u32()?,
+            };
+            let _payload_bytes = reader.u32()?;
+            let refs = reader.u16()?;
+            let zero = reader.u16()?;
+            let _digest: [u8; 32] = reader.array()?;
+            let refs = (0..refs)
+                .map(|_| reader.u32())
+                .collect::<Option<Vec<u32>>>()?;
+            let header = Self {
+                kind,
+                method,
+                tier,
+                group,
+                number,
+                units,
+                table_units,
+                span,
+                refs,
+            };
+            Some((zero, header))
+        };
+        match rest() {
+            Some((0, header)) => Ok((header, reader.rest())),
+            Some(_) => Err(DecodeError::Inconsistent("reserved bytes")),
+            None => Err(ended),
+        }
+    }
+
+    /// Checks what can be checked without the table.
+    fn check(&self) -> Result<(), DecodeError> {
+        require(
+            self.units <= GROUP_UNITS_MAX,
+            DecodeError::OverLimit("units in a group"),
+        )?;
+        require(self.refs.len() <= REFS_MAX, DecodeError::OverLimit("refs"))?;
+        require(
+            (1..=self.units).contains(&self.table_units) && self.number < self.units,
+            DecodeError::Inconsistent("unit numbers"),
+        )?;
+        let in_table = self.number < self.table_units;
+        require(
+            (self.kind == Kind::Table) == in_table,
+            DecodeError::Inconsistent("kind"),
+        )?;
+        require(
+            self.refs
+                .iter()
+                .all(|r| (self.table_units..self.number).contains(r)),
+            DecodeError::Inconsistent("refs"),
+        )?;
+        let raw = usize::try_from(self.span.bytes).unwrap_or(usize::MAX);
+        match self.kind {
+            Kind::Table => require(
+                self.span.file == 0 && self.span.offset == 0 && self.method != Method::Planes,
+                DecodeError::Inconsistent("table unit"),
+            ),
+            Kind::Data => require(
+                (1..=RAW_BYTES_MAX).contains(&raw),
+                DecodeError::OverLimit("bytes of a unit"),
+            ),
+        }
+    }
+
+    /// Puts a unit together.
+    pub(crate) fn seal(&self, payload: &[u8]) -> Vec<u8> {
+        let kind = match self.kind {
+            Kind::Table => 1,
+            Kind::Data => 2,
+        };
+        let method = match self.method {
+            Method::Stored => 0,
+            Method::Zstd => 1,
+            Method::Planes => 2,
+        };
+        let payload_bytes = u32::try_from(payload.len()).expect("a payload is under 1 MiB");
+        let refs = u16::try_from(self.refs.len()).expect("at most 16 refs");
+        let mut unit = Vec::with_capacity(HEADER_BYTES + 4 * self.refs.len() + payload.len());
+        unit.extend_from_slice(&MAGIC);
+        unit.extend_from_slice(&[VERSION, kind, method, self.tier.byte()]);
+        unit.extend_from_slice(&self.group.0);
+        for number in [self.number, self.units, self.table_units, self.span.file] {
+            unit.extend_from_slice(&number.to_le_bytes());
+        }
+        unit.extend_from_slice(&self.span.offset.to_le_bytes());
+        unit.extend_from_slice(&self.span.bytes.to_le_bytes());
+        unit.extend_from_slice(&payload_bytes.to_le_bytes());
+        unit.extend_from_slice(&refs.to_le_bytes());
+        unit.extend_from_slice(&[0; 2 + 32]);
+        for number in &self.refs {
+            unit.extend_from_slice(&number.to_le_bytes());
+        }
+        unit.extend_from_slice(payload);
+        let digest = digest_over(&unit);
+        unit.splice(DIGEST_AT..HEADER_BYTES, *digest.as_bytes());
+        unit
+    }
+}
+
+/// The digest that a unit carries.
+pub(crate) fn digest_in(unit: &[u8]) -> Option<Digest> {
+    unit.get(DIGEST_AT..)?
+        .first_chunk()
+        .map(|bytes| Digest::from_bytes(*bytes))
+}
+
+/// The digest that a unit with these bytes must carry.
+fn digest_over(unit: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(unit.get(..DIGEST_AT).unwrap_or_default());
+    hasher.update(unit.get(HEADER_BYTES..).unwrap_or_default());
+    Digest::from_bytes(*hasher.finalize().as_bytes())
+}
+
+/// Gives `otherwise` unless `fine`.
+pub(crate) fn require(fine: bool, otherwise: DecodeError) -> Result<(), DecodeError> {
+    if fine { Ok(()) } else { Err(otherwise) }
+}

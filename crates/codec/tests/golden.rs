@@ -1,0 +1,144 @@
+//! Files of each format version, as they were written then, still decode to the same bytes.
+
+mod common;
+
+use std::path::PathBuf;
+
+use codec::container::{HEAD, HEAD_BYTES, Seal, is_head};
+use codec::{Decoder, Kind, Limits, Method, Source, Tier, UnitHeader, encode_group, unit_bytes};
+
+/// BLAKE3 of what the golden files hold, in order; written down so that a change in the code that
+/// makes the test files is not mistaken for a change of the format.
+const DIGESTS: [(&str, &str); 12] = [
+    (
+        "a/unsigned.dcm",
+        "2a5863aba29972919b0244cd907ba72ce17494034cc15d6fb39c26a5858150f1",
+    ),
+    (
+        "a/signed.dcm",
+        "86f921b9ad5c82fca5d2897e213658305b8a566e920705c9342766f79797777e",
+    ),
+    (
+        "implicit.dcm",
+        "392e97c325b2191f97f3b1e3d4baaca6f2a41945baa3627716ced42a9e0ce8f0",
+    ),
+    (
+        "compressed.dcm",
+        "fb22a6d4ed9a08d830448e7b5d22d590d407959e3fa71bd6a79c402b6909b346",
+    ),
+    (
+        "trailing.dcm",
+        "318e2ca98431b71c9ff0710c7ed8023a8f20084409cd3fcc4c3888a8c9f7c79b",
+    ),
+    (
+        "cut.dcm",
+        "ca72aee2ecefeca1fc8b05ec1aba0fb9591b4e40134c4cb3c819ee647438f00e",
+    ),
+    (
+        "partial row.dcm",
+        "5d7712f5f9b496750b1549144d9ca422e7e0d1372ee61793851d13c1f3ce0376",
+    ),
+    (
+        "no pixels.dcm",
+        "7328f338bad27e501ab12fb37eec509b3fa1488e9614673e3dfce7f309987246",
+    ),
+    (
+        "empty",
+        "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+    ),
+    (
+        "note.txt",
+        "bb1e23cfd2c23fb865b945d2b88c65d10bc11b5e853710170eab9b6bbe90dc6a",
+    ),
+    (
+        "long text",
+        "6fdb37fd495c3295b50ce1fd17ed271f2bd8c23811e5edc559cf4ad59895474c",
+    ),
+    (
+        "noise.dcm",
+        "12476f815d5ccc714e9432784a01b1084291dd948f3d73d4b5ae12498cb5357f",
+    ),
+];
+
+fn path(tier: Tier) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v1-{tier}.ctp"))
+}
+
+#[test]
+fn version_1_files_decode_to_the_same_bytes() {
+    for tier in Tier::ALL {
+        let packed = std::fs::read(path(tier)).unwrap();
+        assert!(is_head(&packed));
+        let mut rest = &packed[HEAD_BYTES..];
+        let (mut decoder, mut seal, mut seen) =
+            (Decoder::new(Limits::default()), Seal::default(), Vec::new());
+        while let Ok(Some(bytes)) = unit_bytes(rest) {
+            let (unit, after) = rest.split_at(bytes);
+            decoder.push(unit).unwrap();
+            seal.add_unit(unit);
+            let header = UnitHeader::parse(unit).unwrap();
+            seen.push((header.kind, header.method));
+            rest = after;
+        }
+        assert_eq!(rest, seal.trailer());
+        // The golden files are worth something only if every method is in them.
+        for expected in [
+            (Kind::Table, Method::Zstd),
+            (Kind::Data, Method::Planes),
+            (Kind::Data, Method::Stored),
+            (Kind::Data, Method::Zstd),
+        ] {
+            assert!(seen.contains(&expected), "{tier}: {expected:?}");
+        }
+        let files: Vec<(String, String)> = decoder
+            .files()
+            .unwrap()
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                let file = decoder.file(index).unwrap();
+                (entry.name.clone(), study::Digest::of(&file).to_string())
+            })
+            .collect();
+        let expected: Vec<(String, String)> = DIGESTS
+            .iter()
+            .map(|(name, digest)| ((*name).into(), (*digest).into()))
+            .collect();
+        assert_eq!(files, expected);
+    }
+}
+
+#[test]
+#[ignore = "writes golden files that are missing; run when a format version is new"]
+fn write_the_golden_files() {
+    let files = golden_files();
+    let sources: Vec<Source<'_>> = files
+        .iter()
+        .map(|(name, bytes)| Source { name, bytes })
+        .collect();
+    // Those of a version that is in use are never written again.
+    for tier in Tier::ALL.into_iter().filter(|tier| !path(*tier).exists()) {
+        let mut packed = HEAD.to_vec();
+        let mut seal = Seal::default();
+        for unit in encode_group(&sources, tier).unwrap() {
+            packed.extend_from_slice(unit.as_bytes());
+            seal.add_unit(unit.as_bytes());
+        }
+        packed.extend_from_slice(&seal.trailer());
+        std::fs::write(path(tier), packed).unwrap();
+    }
+    let digests = files
+        .iter()
+        .map(|(name, bytes)| (*name, study::Digest::of(bytes).to_string()));
+    panic!("put these into DIGESTS: {:#?}", digests.collect::<Vec<_>>());
+}
+
+fn golden_files() -> Vec<(&'static str, Vec<u8>)> {
+    let mut files = common::mixed_files();
+    files.retain(|(name, _)| *name != "long.bin");
+    files.push(("long text", b"lossless ".repeat(8_000)));
+    // Pixels that no predictor makes smaller.
+    let noise = common::Noise(13).bytes(24 * 16 * 2);
+    files.push(("noise.dcm", common::Slice::small(14).wrap(&noise)));
+    files
+}
