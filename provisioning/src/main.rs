@@ -1,0 +1,7 @@
+//! The program `chasqui-provision`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    provisioning::cli::main(std::env::args_os().collect())
+}
