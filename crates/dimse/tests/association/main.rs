@@ -1,0 +1,10 @@
+//! The provider against our own user role and against raw sockets with hand-made PDUs.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bench;
+mod hostile;
+mod limits;
+mod negotiation;
+mod stop;
+mod store;
