@@ -1,0 +1,330 @@
+//! The facts that records state, one CBOR body per kind.
+
+use identity::NodeId;
+use minicbor::{Decode, Encode};
+use study::{Digest, Priority, StudyRoot, StudyUid};
+use thiserror::Error;
+
+/// The longest text in a fact, in bytes.
+pub const TEXT_BYTES_MAX: usize = 200;
+
+/// Says that a record's body is not the fact that its kind announces.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FactError {
+    /// The body is not the CBOR of that kind.
+    #[error("the body of a record of kind {kind} cannot be read: {reason}")]
+    Malformed {
+        /// The record's kind.
+        kind: u16,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// A text in it is longer than [`TEXT_BYTES_MAX`].
+    #[error("a text in a record of kind {kind} is too long")]
+    TextTooLong {
+        /// The record's kind.
+        kind: u16,
+    },
+}
+
+/// A program took up its journal (kind 1).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Opened {
+    /// Program and version.
+    #[n(0)]
+    pub software: String,
+}
+
+/// A box offers a revision of a study (kind 2).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Offered {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// The revision, from 1.
+    #[n(1)]
+    pub revision: u32,
+    /// The root over the study after that revision.
+    #[n(2)]
+    pub root: StudyRoot,
+    /// BLAKE3 of the signed manifest.
+    #[n(3)]
+    pub manifest: Digest,
+}
+
+/// On what ground a study may leave the clinic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ConsentBasis {
+    /// The patient said so.
+    #[n(1)]
+    Spoken,
+    /// The patient signed.
+    #[n(2)]
+    Written,
+    /// A guardian agreed.
+    #[n(3)]
+    Guardian,
+    /// An emergency, confirmed by a person.
+    #[n(4)]
+    Emergency,
+    /// An emergency by the site's policy; no person has confirmed it.
+    #[n(5)]
+    SitePolicy,
+}
+
+/// A study may leave the clinic (kind 3).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Consent {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// The ground.
+    #[n(1)]
+    pub basis: ConsentBasis,
+    /// Initials of who recorded it; none when it was the policy.
+    #[n(2)]
+    pub by: Option<String>,
+}
+
+/// A study's urgency was set (kind 4).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PrioritySet {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// How urgent it is from now on.
+    #[n(1)]
+    pub priority: Priority,
+}
+
+/// The box let go of its copy after custody passed (kind 5).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Released {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// The root that the hub's receipt spoke of.
+    #[n(1)]
+    pub root: StudyRoot,
+}
+
+/// The box holds a report and has verified it (kind 6).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReportReceived {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// BLAKE3 of the signed report.
+    #[n(1)]
+    pub report: Digest,
+}
+
+/// The hub bound a voucher to a unit (kind 7).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Enrolled {
+    /// The unit.
+    #[n(0)]
+    pub unit: NodeId,
+    /// The signed grant.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub grant: Vec<u8>,
+}
+
+/// The hub holds a revision: every instance is decoded, compared and synced (kind 8).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Receipt {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// The revision.
+    #[n(1)]
+    pub revision: u32,
+    /// The root that the hub computed itself.
+    #[n(2)]
+    pub root: StudyRoot,
+    /// How many instances the root speaks of.
+    #[n(3)]
+    pub instances: u32,
+    /// BLAKE3 of the signed manifest that this answers.
+    #[n(4)]
+    pub manifest: Digest,
+}
+
+/// The hub has all chunks of a revision and cannot give a receipt for it (kind 9).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReceiptRefused {
+    /// BLAKE3 of the signed manifest that this answers.
+    #[n(0)]
+    pub manifest: Digest,
+    /// Why, in plain words, without patient data.
+    #[n(1)]
+    pub reason: String,
+}
+
+/// A report for a study of this stream's unit (kind 10).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Report {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// The report, signed by a radiologist's own key.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub signed: Vec<u8>,
+}
+
+/// A newer fleet document is in force at the author (kind 11).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct FleetApplied {
+    /// Its version.
+    #[n(0)]
+    pub version: u64,
+}
+
+/// The hub gave out a bearer token for scripts (kind 12).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TokenIssued {
+    /// BLAKE3 of the token.
+    #[n(0)]
+    pub token: Digest,
+    /// The role that it stands for.
+    #[n(1)]
+    pub role: String,
+    /// Until when, milliseconds of the Unix epoch.
+    #[n(2)]
+    pub not_after_ms: u64,
+}
+
+/// What a record states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// Kind 1.
+    Opened(Opened),
+    /// Kind 2.
+    Offered(Offered),
+    /// Kind 3.
+    Consent(Consent),
+    /// Kind 4.
+    PrioritySet(PrioritySet),
+    /// Kind 5.
+    Released(Released),
+    /// Kind 6.
+    ReportReceived(ReportReceived),
+    /// Kind 7.
+    Enrolled(Enrolled),
+    /// Kind 8.
+    Receipt(Receipt),
+    /// Kind 9.
+    ReceiptRefused(ReceiptRefused),
+    /// Kind 10.
+    Report(Report),
+    /// Kind 11.
+    FleetApplied(FleetApplied),
+    /// Kind 12.
+    TokenIssued(TokenIssued),
+    /// A kind of a later version: kept and passed on.
+    Unknown {
+        /// The record's kind.
+        kind: u16,
+        /// The record's body.
+        body: Vec<u8>,
+    },
+}
+
+impl Fact {
+    /// The kind's number in a record.
+    pub const fn kind(&self) -> u16 {
+        match self {
+            Self::Opened(_) => 1,
+            Self::Offered(_) => 2,
+            Self::Consent(_) => 3,
+            Self::PrioritySet(_) => 4,
+            Self::Released(_) => 5,
+            Self::ReportReceived(_) => 6,
+            Self::Enrolled(_) => 7,
+            Self::Receipt(_) => 8,
+            Self::ReceiptRefused(_) => 9,
+            Self::Report(_) => 10,
+            Self::FleetApplied(_) => 11,
+            Self::TokenIssued(_) => 12,
+            Self::Unknown { kind, .. } => *kind,
+        }
+    }
+
+    /// The body of a record that states this fact.
+    pub fn body(&self) -> Vec<u8> {
+        match self {
+            Self::Opened(f) => encode(f),
+            Self::Offered(f) => encode(f),
+            Self::Consent(f) => encode(f),
+            Self::PrioritySet(f) => encode(f),
+            Self::Released(f) => encode(f),
+            Self::ReportReceived(f) => encode(f),
+            Self::Enrolled(f) => encode(f),
+            Self::Receipt(f) => encode(f),
+            Self::ReceiptRefused(f) => encode(f),
+            Self::Report(f) => encode(f),
+            Self::FleetApplied(f) => encode(f),
+            Self::TokenIssued(f) => encode(f),
+            Self::Unknown { body, .. } => body.clone(),
+        }
+    }
+
+    /// Reads the body of a record of `kind`.
+    pub fn read(kind: u16, body: &[u8]) -> Result<Self, FactError> {
+        let fact = match kind {
+            1 => Self::Opened(decode(kind, body)?),
+            2 => Self::Offered(decode(kind, body)?),
+            3 => Self::Consent(decode(kind, body)?),
+            4 => Self::PrioritySet(decode(kind, body)?),
+            5 => Self::Released(decode(kind, body)?),
+            6 => Self::ReportReceived(decode(kind, body)?),
+            7 => Self::Enrolled(decode(kind, body)?),
+            8 => Self::Receipt(decode(kind, body)?),
+            9 => Self::ReceiptRefused(decode(kind, body)?),
+            10 => Self::Report(decode(kind, body)?),
+            11 => Self::FleetApplied(decode(kind, body)?),
+            12 => Self::TokenIssued(decode(kind, body)?),
+            _ => Self::Unknown {
+                kind,
+                body: body.to_vec(),
+            },
+        };
+        if fact.text().is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
+            return Err(FactError::TextTooLong { kind });
+        }
+        Ok(fact)
+    }
+
+    /// The free text in the fact, if it has one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Opened(f) => Some(&f.software),
+            Self::Consent(f) => f.by.as_deref(),
+            Self::ReceiptRefused(f) => Some(&f.reason),
+            Self::TokenIssued(f) => Some(&f.role),
+            Self::Offered(_)
+            | Self::PrioritySet(_)
+            | Self::Released(_)
+            | Self::ReportReceived(_)
+            | Self::Enrolled(_)
+            | Self::Receipt(_)
+            | Self::Report(_)
+            | Self::FleetApplied(_)
+            | Self::Unknown { .. } => None,
+        }
+    }
+}
+
+fn encode<T: Encode<()>>(fact: &T) -> Vec<u8> {
+    minicbor::to_vec(fact).expect("writing to a Vec does not fail")
+}
+
+fn decode<'b, T: Decode<'b, ()>>(kind: u16, body: &'b [u8]) -> Result<T, FactError> {
+    minicbor::decode(body).map_err(|e| FactError::Malformed {
+        kind,
+        reason: e.to_string(),
+    })
+}

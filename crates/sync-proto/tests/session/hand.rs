@@ -1,0 +1,199 @@
+//! A session whose peer, disk and transport are played by hand.
+
+use journal::{ClockQuality, Head, JournalId, NodeKey, SignedManifest};
+use study::{ChunkRef, Digest, Group, Manifest, Priority, StudyRoot, StudyUid};
+use sync_proto::{
+    Begun, Command, Config, Event, Frame, JournalHeld, Lane, Millis, Offer, Output, Partial,
+    Progress, Session,
+};
+
+pub(crate) const NOW: Millis = Millis(0);
+
+pub(crate) fn key(n: u8) -> NodeKey {
+    NodeKey::from_seed(&[n; 32])
+}
+
+pub(crate) fn manifest(signer: u8, revision: u32, chunks: &[u32]) -> SignedManifest {
+    let chunks = chunks.iter().enumerate().map(|(i, bytes)| ChunkRef {
+        digest: Digest::of(&[u8::try_from(i).unwrap()]),
+        bytes: *bytes,
+    });
+    let group = Group {
+        chunks: chunks.collect(),
+        instances: 1,
+        bytes_original: 1,
+    };
+    SignedManifest::sign(
+        &key(signer),
+        Manifest {
+            version: 1,
+            study: StudyUid::parse("1.2.3").unwrap(),
+            revision,
+            root: StudyRoot::from_digest(Digest::of(b"root")),
+            instances: 1,
+            previous: None,
+            closed: true,
+            priority: Priority::Routine,
+            received_at_ms: 0,
+            groups: vec![group],
+            envelope: None,
+        },
+    )
+}
+
+/// A session of node 1 with node 2.
+pub(crate) fn session() -> Session {
+    let mut session = quiet();
+    session.handle_frame(NOW, hello(3, &[])).unwrap();
+    drain(&mut session);
+    session
+}
+
+/// The same before the peer's greeting.
+pub(crate) fn quiet() -> Session {
+    let (me, peer) = (key(1).id(), key(2).id());
+    let mut session = Session::new(Config {
+        me,
+        peer,
+        software: "test 1".to_owned(),
+        wall_ms: 0,
+        clock: ClockQuality::Unknown,
+        fleet_version: 3,
+        journals: vec![
+            (JournalId::own(me), Head::EMPTY),
+            (JournalId::own(peer), Head::EMPTY),
+        ],
+        data_bytes: 1000,
+    });
+    assert!(matches!(
+        &drain(&mut session)[..],
+        [Output::Send { lane: Lane::Control, frame: Frame::Hello { protocol: 1, journals, .. } }]
+            if journals.len() == 2
+    ));
+    session
+}
+
+pub(crate) fn hello(fleet_version: u64, journals: &[(JournalId, u64)]) -> Frame {
+    Frame::Hello {
+        protocol: 1,
+        software: "peer 1".to_owned(),
+        fleet_version,
+        wall_ms: 0,
+        clock: ClockQuality::Unknown,
+        journals: journals
+            .iter()
+            .map(|(journal, seq)| JournalHeld {
+                journal: *journal,
+                seq: *seq,
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn drain(session: &mut Session) -> Vec<Output> {
+    std::iter::from_fn(|| session.poll_output()).collect()
+}
+
+/// Offers a manifest.
+pub(crate) fn offer(
+    session: &mut Session,
+    manifest: &SignedManifest,
+    class: Priority,
+    begun: Begun,
+) {
+    let offer = Offer {
+        manifest: manifest.clone(),
+        class,
+        begun,
+    };
+    session
+        .handle_command(NOW, Command::Offer(Box::new(offer)))
+        .unwrap();
+}
+
+/// Drains with a transport that takes every item frame at once.
+pub(crate) fn flow(session: &mut Session) -> Vec<Output> {
+    let mut all = Vec::new();
+    while let Some(output) = session.poll_output() {
+        if let Output::Send { lane, .. } = &output {
+            session.handle_sent(NOW, *lane);
+        } else if let Output::SendData { item, .. } = &output {
+            session.handle_sent(NOW, Lane::Item(*item));
+        }
+        all.push(output);
+    }
+    all
+}
+
+/// The data ordered: (item, chunk, offset, len).
+pub(crate) fn data(outputs: &[Output]) -> Vec<(u32, u32, u32, u32)> {
+    let mut all = Vec::new();
+    for output in outputs {
+        if let Output::SendData {
+            item,
+            chunk,
+            offset,
+            len,
+            ..
+        } = output
+        {
+            all.push((*item, *chunk, *offset, *len));
+        }
+    }
+    all
+}
+
+pub(crate) fn sent(outputs: &[Output]) -> Vec<&Frame> {
+    let mut all = Vec::new();
+    for output in outputs {
+        if let Output::Send { frame, .. } = output {
+            all.push(frame);
+        }
+    }
+    all
+}
+
+pub(crate) fn events(outputs: &[Output]) -> Vec<&Event> {
+    let mut all = Vec::new();
+    for output in outputs {
+        if let Output::Event(event) = output {
+            all.push(event);
+        }
+    }
+    all
+}
+
+pub(crate) fn have(item: u32, whole: &[u32], partial: &[(u32, u32)]) -> Frame {
+    Frame::Have {
+        item,
+        whole: whole.iter().copied().collect(),
+        partial: partial
+            .iter()
+            .map(|&(chunk, upto)| Partial { chunk, upto })
+            .collect(),
+    }
+}
+
+pub(crate) fn held(item: u32, chunk: u32, upto: u32) -> Frame {
+    Frame::Held {
+        progress: vec![Progress { item, chunk, upto }],
+    }
+}
+
+pub(crate) fn bytes_frame(item: u32, chunk: u32, offset: u32, len: usize) -> Frame {
+    Frame::Data {
+        item,
+        chunk,
+        offset,
+        bytes: vec![0; len].into(),
+    }
+}
+
+pub(crate) fn offer_frame(item: u32, manifest: &SignedManifest) -> Frame {
+    let manifest = manifest.bytes().to_vec().into();
+    Frame::Offer {
+        item,
+        class: Priority::Routine,
+        manifest,
+    }
+}

@@ -1,0 +1,9 @@
+//! What one session does, seen through its public face.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod breaches;
+mod exchange;
+mod hand;
+mod sending;
+mod taking;
