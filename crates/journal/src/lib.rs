@@ -3,7 +3,7 @@
 //! In: facts and the moment they are said; records from other nodes, as bytes. Out: signed
 //! records, verified records, verified manifests.
 //! Invariant: a [`Signed`] links to the record before it in its journal and is signed by the
-//! journal's author; a [`SignedManifest`] is signed by the unit it names.
+//! journal's author; a [`SignedManifest`] carries a signature that holds, and says whose.
 //! May not: do I/O, read a clock, decide what a fact means for a room.
 //!
 //! # Journals
@@ -16,7 +16,8 @@
 //! # A record's bytes
 //! `COSE_Sign1` (RFC 9052) under the domain `chasqui/record/1`, at most 262,144 bytes, whose
 //! payload is the CBOR array `[version = 1, author, stream, seq, previous / null, count_ms,
-//! wall_ms, clock, kind, body, envelope / null]`. `count_ms` never decreases inside a journal;
+//! wall_ms, clock, kind, body]`, with the
+//! envelope as eleventh element where there is one. `count_ms` never decreases inside a journal;
 //! `wall_ms` is raw and may be wrong, `clock` says how much it is worth. `body` is the CBOR of one
 //! fact; kinds that a program does not know are kept and passed on unread.
 
