@@ -1,0 +1,38 @@
+//! Drives `sync-proto` over QUIC: who may talk, one connection, and everything said on it.
+//!
+//! In: a node key, addresses, an allow-list; a session machine and the node's disk. Out: links to
+//! proven peers, a driven session and why it ended.
+//! Invariant: nothing is read from a peer before it has proved its key and was admitted; whatever
+//! is announced as held was stored durably first, because the machine is told so only then.
+//! May not: decide what is sent, when to call, whom to admit, or what a record means.
+
+#![forbid(unsafe_code)]
+
+mod close;
+mod controller;
+mod dial;
+mod endpoint;
+mod enrol;
+mod link;
+mod listen;
+mod profile;
+mod recent;
+mod run;
+mod shelf;
+mod tls;
+mod wake;
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+#[cfg(test)]
+mod tests;
+
+pub use close::End;
+pub use dial::{Backoff, DialError, Dialer};
+pub use enrol::{ENROL_BYTES_MAX, EnrolCall, EnrolError};
+pub use link::{Link, Traffic};
+pub use listen::{Admission, Call, Listener, Refusal};
+pub use profile::{Control, LinkProfile};
+pub use run::{Ended, run};
+pub use shelf::{Arrival, Found, Kept, Piece, Shelf, ShelfError, Taken};

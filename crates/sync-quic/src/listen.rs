@@ -1,0 +1,287 @@
+//! The listening side: the hub takes calls of boxes it knows, and of boxes that want to enrol.
+//!
+//! In: connections of anyone. Out: [`Call`]s of admitted peers.
+//! Invariant: admission is asked on every connection, after the peer has proved its key and
+//! before a frame is read; a peer whose admission ends is cut off at [`Listener::recheck`]. One
+//! peer has one session: the newest, and it is handed on only when the older one's link was
+//! dropped, so that no disk work of an older session runs beside a newer one.
+//! May not: decide who is admitted.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use identity::{NodeId, NodeKey};
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{Incoming, ServerConfig};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::close::{self, Code};
+use crate::enrol::EnrolCall;
+use crate::link::Link;
+use crate::profile::LinkProfile;
+use crate::{endpoint, tls};
+
+/// How many handshakes may be under way at once; further callers wait in the socket's queue.
+const HANDSHAKES_MAX: usize = 256;
+/// How many admitted calls may wait to be taken.
+const CALLS_WAITING_MAX: usize = 64;
+/// How long a handshake may take, client's retries included.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+/// How many bytes one caller may send before it is listened to; its first flight is one or two
+/// datagrams.
+const INCOMING_BYTES_MAX: u64 = 64 << 10;
+
+/// Says in plain words why a peer is not admitted; the words are sent to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal(pub String);
+
+/// Decides who may talk to us. Asked on every connection, so it must be quick.
+pub trait Admission: Send + Sync + 'static {
+    /// Whether `peer` may open a session.
+    fn admit(&self, peer: &NodeId) -> Result<(), Refusal>;
+
+    /// Whether `peer`, which may be unknown, may try to enrol.
+    fn admit_enrolment(&self, peer: &NodeId) -> Result<(), Refusal>;
+}
+
+/// An admitted peer on the line.
+#[derive(Debug)]
+pub enum Call {
+    /// A unit of the fleet; give its link to [`crate::run`].
+    Session(Link),
+    /// A box that wants to enrol.
+    Enrol(EnrolCall),
+}
+
+/// Takes calls at one address.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+    calls: tokio::sync::Mutex<mpsc::Receiver<Call>>,
+    door: Arc<Door>,
+}
+
+impl Listener {
+    /// Binds a UDP socket at `local` (port 0: any) and takes calls. Needs a tokio runtime.
+    pub fn bind(
+        local: SocketAddr,
+        key: &NodeKey,
+        profile: &LinkProfile,
+        admission: Arc<dyn Admission>,
+    ) -> io::Result<Self> {
+        let mut config = ServerConfig::with_crypto(Arc::new(tls::server(key)));
+        config
+            .transport_config(Arc::new(profile.transport()))
+            .incoming_buffer_size(INCOMING_BYTES_MAX)
+            .max_incoming(4 * HANDSHAKES_MAX);
+        let endpoint = endpoint::open(local, key, Some(config))?;
+        let (calls, taken) = mpsc::channel(CALLS_WAITING_MAX);
+        let door = Arc::new(Door {
+            admission,
+            live: Mutex::default(),
+            calls,
+        });
+        tokio::spawn(answer(endpoint.clone(), Arc::clone(&door)));
+        Ok(Self {
+            endpoint,
+            calls: tokio::sync::Mutex::new(taken),
+            door,
+        })
+    }
+
+    /// The address that was bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next call; none after [`Listener::close`].
+    pub async fn accept(&self) -> Option<Call> {
+        let mut calls = self.calls.lock().await;
+        tokio::select! {
+            call = calls.recv() => call,
+            () = self.door.calls.closed() => None,
+        }
+    }
+
+    /// Asks admission again for every live session and cuts off those who lost it.
+    ///
+    /// To be called whenever the allow-list has changed. Returns who was cut off.
+    pub fn recheck(&self) -> Vec<NodeId> {
+        let mut cut = Vec::new();
+        self.door
+            .live()
+            .retain(|peer, live| match self.door.admission.admit(peer) {
+                Ok(()) => true,
+                Err(Refusal(text)) => {
+                    close::close(&live.connection, Code::Refused, &text);
+                    cut.push(*peer);
+                    false
+                }
+            });
+        cut
+    }
+
+    /// Who has a live session.
+    pub fn live(&self) -> Vec<NodeId> {
+        self.door.live().keys().copied().collect()
+    }
+
+    /// Closes all sessions, takes no more calls and waits until the peers have heard of it (3 s
+    /// at most).
+    pub async fn close(&self) {
+        self.endpoint.close(Code::Stopping.varint(), b"stopping");
+        self.calls.lock().await.close();
+        endpoint::farewell(&self.endpoint).await;
+    }
+}
+
+/// What the answering tasks share.
+struct Door {
+    admission: Arc<dyn Admission>,
+    live: Mutex<BTreeMap<NodeId, Live>>,
+    calls: mpsc::Sender<Call>,
+}
+
+/// The newest session of a peer.
+struct Live {
+    connection: quinn::Connection,
+    /// Closed when the session's link is dropped.
+    turn: watch::Receiver<()>,
+}
+
+/// A caller that was admitted.
+enum Admitted {
+    Session { link: Link, older: Option<Live> },
+    Enrol(EnrolCall),
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door")
+            .field("live", &self.live().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    fn live(&self) -> MutexGuard<'_, BTreeMap<NodeId, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one caller from its first datagram through the door, or refuses it.
+    async fn welcome(&self, incoming: Incoming) -> Option<Admitted> {
+        let remote = incoming.remote_address();
+        let connection = match tokio::time::timeout(HANDSHAKE, incoming).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                tracing::debug!(%remote, %error, "handshake failed");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!(%remote, "handshake took too long");
+                return None;
+            }
+        };
+        let Some(peer) = tls::peer_of(&connection) else {
+            close::close(&connection, Code::PeerFault, "no ed25519 key was shown");
+            return None;
+        };
+        let admitted = match protocol_of(&connection).as_deref() == Some(tls::ALPN_ENROL) {
+            true => self
+                .admission
+                .admit_enrolment(&peer)
+                .map(|()| Admitted::Enrol(EnrolCall::new(connection.clone(), peer))),
+            false => self.enter(peer, &connection),
+        };
+        match admitted {
+            Ok(admitted) => Some(admitted),
+            Err(Refusal(text)) => {
+                tracing::info!(peer = %peer.short(), %remote, reason = %text, "caller refused");
+                close::close(&connection, Code::Refused, &text);
+                None
+            }
+        }
+    }
+
+    /// Admits `peer` and makes this its one live connection.
+    fn enter(&self, peer: NodeId, connection: &quinn::Connection) -> Result<Admitted, Refusal> {
+        // The lock is held over the question, so that a recheck sees either the old answer's
+        // connection or asks anew: no session slips through a revocation.
+        let mut live = self.live();
+        self.admission.admit(&peer)?;
+        let (turn, ended) = watch::channel(());
+        let older = live.insert(
+            peer,
+            Live {
+                connection: connection.clone(),
+                turn: ended,
+            },
+        );
+        if let Some(older) = &older {
+            let reason = "a newer connection of this unit took over";
+            close::close(&older.connection, Code::Replaced, reason);
+        }
+        Ok(Admitted::Session {
+            link: Link::answered(connection.clone(), peer, turn),
+            older,
+        })
+    }
+
+    fn leave(&self, peer: NodeId, connection: &quinn::Connection) {
+        let mut live = self.live();
+        let is_this = |live: &Live| live.connection.stable_id() == connection.stable_id();
+        if live.get(&peer).is_some_and(is_this) {
+            live.remove(&peer);
+        }
+    }
+
+    /// Gives the caller to whoever accepts; a session stays in the book of live ones until it ends.
+    async fn hand_on(&self, admitted: Admitted) {
+        // Sending fails only when the listener is being closed, which closes the connection as well.
+        match admitted {
+            Admitted::Enrol(call) => {
+                let _ = self.calls.send(Call::Enrol(call)).await;
+            }
+            Admitted::Session { link, older } => {
+                let (peer, connection) = (link.peer(), link.connection().clone());
+                if let Some(mut older) = older {
+                    // Nothing is ever sent: this waits for the older link to be dropped.
+                    let _ = older.turn.changed().await;
+                }
+                let _ = self.calls.send(Call::Session(link)).await;
+                connection.closed().await;
+                self.leave(peer, &connection);
+            }
+        }
+    }
+}
+
+fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {
+    connection
+        .handshake_data()?
+        .downcast::<HandshakeData>()
+        .ok()?
+        .protocol
+}
+
+/// Answers until the endpoint is closed. The slot of a handshake is free again when it is over.
+async fn answer(endpoint: quinn::Endpoint, door: Arc<Door>) {
+    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let door = Arc::clone(&door);
+        tokio::spawn(async move {
+            let admitted = door.welcome(incoming).await;
+            drop(slot);
+            if let Some(admitted) = admitted {
+                door.hand_on(admitted).await;
+            }
+        });
+    }
+}
