@@ -1,0 +1,218 @@
+//! The command line of `chasqui-agent`: arguments in, exit code out.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use study::{Priority, SopInstanceUid, StudyUid};
+
+use crate::commands::{self, Failure};
+use crate::orders::ConsentBasis;
+
+/// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
+#[derive(Debug, Parser)]
+#[command(name = "chasqui-agent", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes the box's own key and redeems a voucher at the hub.
+    Enrol(EnrolArgs),
+    /// Runs the box.
+    Serve(ServeArgs),
+    /// Shows studies with their custody, the link and the disk.
+    Status(ShowArgs),
+    /// Writes the exact bytes kept of an instance (PS3.10).
+    Get(GetArgs),
+    /// Records on what basis a study may leave the box.
+    Consent(ConsentArgs),
+    /// Changes how urgent a study is.
+    Priority(PriorityArgs),
+    /// Lists, reads and prints the reports that came back.
+    #[command(subcommand)]
+    Report(ReportCommand),
+    /// Checks the configuration and prints what is in effect.
+    Check(CheckArgs),
+}
+
+/// Arguments of `enrol`.
+#[derive(Debug, Args)]
+pub(crate) struct EnrolArgs {
+    /// The box's folder.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// The voucher that provisioning made for this site.
+    #[arg(long)]
+    pub(crate) voucher: PathBuf,
+    /// The hub's address instead of the voucher's.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) hub: Option<String>,
+    /// Makes the request without calling the hub.
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The box's folder.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Configuration file.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// TCP port of the DICOM acceptor; 0 lets the system choose.
+    #[arg(long)]
+    pub(crate) dicom_port: Option<u16>,
+    /// TCP port of the console; 0 lets the system choose.
+    #[arg(long)]
+    pub(crate) console_port: Option<u16>,
+    /// The hub's address instead of the voucher's.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) hub: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct GetArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The instance wanted.
+    #[arg(required_unless_present = "list", conflicts_with = "list")]
+    sop_instance_uid: Option<SopInstanceUid>,
+    /// A file with one SOP Instance UID per line.
+    #[arg(long, value_name = "FILE")]
+    list: Option<PathBuf>,
+    /// Where to write: a file, with --list a folder.
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// Which of several instances with this UID, counted from 1 in the order they came.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    copy: u32,
+}
+
+#[derive(Debug, Args)]
+struct ConsentArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The study.
+    study_uid: StudyUid,
+    /// How consent was given, or `emergency`.
+    #[arg(long, value_enum)]
+    basis: ConsentBasis,
+    /// Initials of who records it.
+    #[arg(long, value_name = "INITIALS")]
+    by: String,
+}
+
+#[derive(Debug, Args)]
+struct PriorityArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The study.
+    study_uid: StudyUid,
+    /// stat, urgent, routine or bulk.
+    priority: Priority,
+}
+
+#[derive(Debug, Subcommand)]
+enum ReportCommand {
+    /// Lists the reports with the state of their signatures.
+    List(ShowArgs),
+    /// Writes a report as JSON.
+    Get(ReportArgs),
+    /// Writes a report as plain text, for paper.
+    Print(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The study.
+    study_uid: StudyUid,
+    /// Where to write instead of the standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Configuration file.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// Runs one command; `args` begins with the program's name.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; neither is a closed pipe behind them.
+            let code = if error.use_stderr() { 64 } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("chasqui-agent: {:#}", failure.error);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Enrol(args) => crate::enrol::command(&args),
+        Command::Serve(args) => crate::run::command(&args),
+        Command::Status(args) => commands::status(&args.data, args.json),
+        Command::Get(args) => match (&args.sop_instance_uid, &args.list) {
+            (Some(sop), _) => commands::get(&args.data, sop, args.copy, &args.output),
+            (None, Some(list)) => commands::get_list(&args.data, list, &args.output),
+            (None, None) => Err(Failure::usage("name an instance or a --list")),
+        },
+        Command::Consent(args) => {
+            commands::consent(&args.data, &args.study_uid, args.basis, &args.by)
+        }
+        Command::Priority(args) => commands::priority(&args.data, &args.study_uid, args.priority),
+        Command::Report(ReportCommand::List(args)) => commands::report_list(&args.data, args.json),
+        Command::Report(ReportCommand::Get(args)) => {
+            commands::report_get(&args.data, &args.study_uid, args.output.as_deref())
+        }
+        Command::Report(ReportCommand::Print(args)) => {
+            commands::report_print(&args.data, &args.study_uid, args.output.as_deref())
+        }
+        Command::Check(args) => commands::check(args.data.as_deref(), args.config.as_deref()),
+    }
+}
+
+/// Parses `HOST:PORT`, so that a wrong address is a usage error and not a failed call.
+pub(crate) fn is_address(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok()
+        || text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}

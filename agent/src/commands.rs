@@ -1,0 +1,444 @@
+//! Commands: what a person or a script asks of the box, whether it runs or not.
+//!
+//! In: requests, from the command line or over the folder's socket. Out: replies.
+//! Invariant: two writers never meet: a command asks the running program, or works itself under
+//! the folder's lock.
+//! May not: know how a room does what it is asked.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use control::{FolderLock, LockError, Reply};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use study::{Priority, SopInstanceUid, StudyUid};
+
+use crate::config::{Config, VaultConfig};
+use crate::membership::Membership;
+use crate::orders::ConsentBasis;
+use crate::reports::Reports;
+use crate::status::{self, LinkStatus};
+use crate::vault::Vault;
+
+/// The exit code of a request that failed.
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 64;
+const EXIT_INTERNAL: u8 = 70;
+const EXIT_CONFIGURATION: u8 = 78;
+/// How long a command waits for a program that has the folder but does not listen: it may be
+/// looking through many segments after a power cut.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+/// How long a program that starts waits for a command that has the folder.
+const COMMAND_WAIT: Duration = Duration::from_secs(5);
+/// How often either looks again.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
+
+/// A command that did not succeed: the exit code and the chain of reasons.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process's exit code (cli.md).
+    pub exit: u8,
+    /// Why.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// The arguments make no sense.
+    pub fn usage(text: &'static str) -> Self {
+        Self {
+            exit: EXIT_USAGE,
+            error: anyhow!(text),
+        }
+    }
+
+    /// The configuration cannot be used.
+    pub fn configuration(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit: EXIT_CONFIGURATION,
+            error: error.into(),
+        }
+    }
+
+    /// Something broke that should not.
+    pub fn internal(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit: EXIT_INTERNAL,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self {
+            exit: EXIT_FAILED,
+            error,
+        }
+    }
+}
+
+/// What can be asked of a box.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Request {
+    /// Studies, link, disk.
+    Status,
+    /// The exact bytes of an instance.
+    Get {
+        /// The instance.
+        sop: SopInstanceUid,
+        /// Which of those that share the UID, from 1.
+        version: u32,
+    },
+    /// Records consent.
+    Consent {
+        /// The study.
+        study: StudyUid,
+        /// On what basis.
+        basis: ConsentBasis,
+        /// Who records it.
+        by: String,
+    },
+    /// Changes urgency.
+    Priority {
+        /// The study.
+        study: StudyUid,
+        /// How urgent.
+        priority: Priority,
+    },
+    /// All reports.
+    ReportList,
+    /// The newest report of a study that holds, as JSON and as text.
+    ReportGet {
+        /// The study.
+        study: StudyUid,
+    },
+}
+
+/// What commands work on.
+#[derive(Clone)]
+pub struct Rooms {
+    /// The durable hold.
+    pub vault: Vault,
+    /// The box's standing in its fleet.
+    pub membership: Arc<Membership>,
+    /// The reports.
+    pub reports: Reports,
+    /// How the link does; none while the program does not run.
+    pub link: Option<Arc<LinkStatus>>,
+}
+
+impl Rooms {
+    /// Opens the rooms of a folder whose lock is held.
+    pub fn open(
+        folder: &Path,
+        membership: Membership,
+        config: VaultConfig,
+    ) -> anyhow::Result<Self> {
+        let membership = Arc::new(membership);
+        let vault = Vault::open(folder, membership.key(), config)?;
+        let reports = Reports::new(vault.clone(), Arc::clone(&membership));
+        Ok(Self {
+            vault,
+            membership,
+            reports,
+            link: None,
+        })
+    }
+
+    /// Does what a request asks.
+    pub async fn execute(&self, request: Request) -> Reply {
+        match self.attempt(request).await {
+            Ok((output, body)) => Reply {
+                exit: 0,
+                output,
+                error: None,
+                body,
+            },
+            Err(error) => Reply {
+                exit: EXIT_FAILED,
+                output: Value::Null,
+                error: Some(format!("{error:#}")),
+                body: Vec::new(),
+            },
+        }
+    }
+
+    async fn attempt(&self, request: Request) -> anyhow::Result<(Value, Vec<u8>)> {
+        match request {
+            Request::Status => {
+                let rooms = self.clone();
+                let read = tokio::task::spawn_blocking(move || status::document(&rooms));
+                Ok((read.await.context("reading was interrupted")??, Vec::new()))
+            }
+            Request::Get { sop, version } => {
+                let vault = self.vault.clone();
+                let read = tokio::task::spawn_blocking(move || vault.file(&sop, version));
+                let file = read.await.context("reading was interrupted")??;
+                Ok((json!({ "versions": file.versions }), file.bytes))
+            }
+            Request::Consent { study, basis, by } => {
+                self.vault
+                    .record_consent(study, basis.into(), Some(by))
+                    .await?;
+                Ok((Value::Null, Vec::new()))
+            }
+            Request::Priority { study, priority } => {
+                self.vault.set_priority(study, priority).await?;
+                Ok((Value::Null, Vec::new()))
+            }
+            Request::ReportList => {
+                let reports = self.reports.clone();
+                let read = tokio::task::spawn_blocking(move || reports.all());
+                let reports = read.await.context("reading was interrupted")??;
+                Ok((status::reports(&reports), Vec::new()))
+            }
+            Request::ReportGet { study } => {
+                let report = self.reports.newest(&study)?;
+                let report = report.ok_or_else(|| anyhow!("no report of study {study} holds"))?;
+                let text = report::to_text(&report).into_bytes();
+                Ok((report.to_json(), text))
+            }
+        }
+    }
+}
+
+/// Asks the running program, or works under the folder's lock when none runs.
+fn ask(folder: &Path, request: &Request) -> Result<Reply, Failure> {
+    // Before anything is made there: a mistyped folder must not look like an empty box.
+    if !folder.join("node.key").exists() {
+        let no_box = || format!("{} is not a box's folder", folder.display());
+        Membership::check(folder).with_context(no_box)?;
+    }
+    let message = serde_json::to_value(request).map_err(Failure::internal)?;
+    let since = Instant::now();
+    let reply = loop {
+        if let Some(reply) = control::ask(folder, &message).context("cannot ask the running box")? {
+            break reply;
+        }
+        match FolderLock::take(folder) {
+            Ok(lock) => break work_alone(folder, request.clone(), &lock)?,
+            // A program that is starting or another command: it listens soon, or is done soon.
+            Err(LockError::Held(_)) if since.elapsed() < LOCK_WAIT => look_again_later(),
+            Err(error) => return Err(anyhow::Error::new(error).into()),
+        }
+    };
+    match reply.error {
+        None => Ok(reply),
+        Some(text) => Err(Failure {
+            exit: reply.exit,
+            error: anyhow!(text),
+        }),
+    }
+}
+
+/// Takes the lock of a folder, and gives a command that has it the time to finish.
+pub(crate) fn take_lock(folder: &Path) -> Result<FolderLock, LockError> {
+    let since = Instant::now();
+    loop {
+        match FolderLock::take(folder) {
+            Err(LockError::Held(_)) if since.elapsed() < COMMAND_WAIT => look_again_later(),
+            taken => return taken,
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a folder's lock cannot be waited for with a deadline"
+)]
+fn look_again_later() {
+    thread::sleep(LOCK_LOOK);
+}
+
+fn work_alone(folder: &Path, request: Request, _lock: &FolderLock) -> Result<Reply, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::internal)?;
+    let membership = Membership::open(folder).map_err(anyhow::Error::new)?;
+    let rooms = Rooms::open(folder, membership, VaultConfig::default())?;
+    Ok(runtime.block_on(rooms.execute(request)))
+}
+
+/// `status`
+pub(crate) fn status(folder: &Path, json: bool) -> Result<(), Failure> {
+    let reply = ask(folder, &Request::Status)?;
+    let text = if json {
+        pretty(&reply.output)
+    } else {
+        status::table(&reply.output)
+    };
+    say(&text)
+}
+
+/// `get SOP -o FILE`
+pub(crate) fn get(
+    folder: &Path,
+    sop: &SopInstanceUid,
+    version: u32,
+    output: &Path,
+) -> Result<(), Failure> {
+    let reply = ask(
+        folder,
+        &Request::Get {
+            sop: sop.clone(),
+            version,
+        },
+    )?;
+    write_file(output, &reply.body)?;
+    let versions = reply.output["versions"].as_u64().unwrap_or(1);
+    if versions > 1 {
+        eprintln!("note: {versions} instances share this UID; choose with --copy");
+    }
+    Ok(())
+}
+
+/// `get --list FILE -o DIR`: every version of every instance named.
+pub(crate) fn get_list(folder: &Path, list: &Path, output: &Path) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(list)
+        .with_context(|| format!("cannot read the list {}", list.display()))?;
+    std::fs::create_dir_all(output)
+        .with_context(|| format!("cannot make the folder {}", output.display()))?;
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let sop = SopInstanceUid::parse(line)
+            .with_context(|| format!("`{line}` in the list is no SOP Instance UID"))?;
+        let mut version = 1;
+        loop {
+            let reply = ask(
+                folder,
+                &Request::Get {
+                    sop: sop.clone(),
+                    version,
+                },
+            )?;
+            write_file(&output.join(file_name(&sop, version)), &reply.body)?;
+            if u64::from(version) >= reply.output["versions"].as_u64().unwrap_or(1) {
+                break;
+            }
+            version += 1;
+        }
+    }
+    Ok(())
+}
+
+fn file_name(sop: &SopInstanceUid, version: u32) -> PathBuf {
+    match version {
+        1 => PathBuf::from(format!("{sop}.dcm")),
+        _ => PathBuf::from(format!("{sop}.{version}.dcm")),
+    }
+}
+
+/// `consent`
+pub(crate) fn consent(
+    folder: &Path,
+    study: &StudyUid,
+    basis: ConsentBasis,
+    by: &str,
+) -> Result<(), Failure> {
+    let request = Request::Consent {
+        study: study.clone(),
+        basis,
+        by: by.to_owned(),
+    };
+    ask(folder, &request).map(drop)
+}
+
+/// `priority`
+pub(crate) fn priority(folder: &Path, study: &StudyUid, priority: Priority) -> Result<(), Failure> {
+    ask(
+        folder,
+        &Request::Priority {
+            study: study.clone(),
+            priority,
+        },
+    )
+    .map(drop)
+}
+
+/// `report list`
+pub(crate) fn report_list(folder: &Path, json: bool) -> Result<(), Failure> {
+    let reply = ask(folder, &Request::ReportList)?;
+    let text = if json {
+        pretty(&reply.output)
+    } else {
+        status::report_table(&reply.output)
+    };
+    say(&text)
+}
+
+/// `report get`
+pub(crate) fn report_get(
+    folder: &Path,
+    study: &StudyUid,
+    output: Option<&Path>,
+) -> Result<(), Failure> {
+    let reply = ask(
+        folder,
+        &Request::ReportGet {
+            study: study.clone(),
+        },
+    )?;
+    deliver(output, pretty(&reply.output).as_bytes())
+}
+
+/// `report print`
+pub(crate) fn report_print(
+    folder: &Path,
+    study: &StudyUid,
+    output: Option<&Path>,
+) -> Result<(), Failure> {
+    let reply = ask(
+        folder,
+        &Request::ReportGet {
+            study: study.clone(),
+        },
+    )?;
+    deliver(output, &reply.body)
+}
+
+/// `check`
+pub(crate) fn check(folder: Option<&Path>, file: Option<&Path>) -> Result<(), Failure> {
+    let config = Config::load(file, Vec::new()).map_err(Failure::configuration)?;
+    if let Some(folder) = folder {
+        Membership::check(folder).map_err(Failure::configuration)?;
+    }
+    say(&config.to_toml())
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn deliver(output: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {
+    match output {
+        Some(path) => write_file(path, bytes),
+        None => print_bytes(bytes),
+    }
+}
+
+/// Writes text to the standard output.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes to the standard output; a reader that has gone away is no failure.
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::internal(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, bytes)
+        .with_context(|| format!("cannot write {}", path.display()))
+        .map_err(Failure::from)
+}

@@ -1,0 +1,277 @@
+//! Configuration of the box: one struct per room, validated once, every value with its unit.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use settings::{Bytes, Flag, Layers, SettingsError, Span};
+use study::AeTitle;
+
+/// All settings of the agent; each room receives its own section, never the whole.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Config {
+    /// The DICOM acceptor.
+    pub intake: IntakeConfig,
+    /// The durable hold.
+    pub vault: VaultConfig,
+    /// Compression and revisions.
+    pub pack: PackConfig,
+    /// The road to the hub.
+    pub link: LinkConfig,
+    /// The technician's pages.
+    pub console: ConsoleConfig,
+}
+
+/// `[intake]`: the DICOM acceptor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct IntakeConfig {
+    /// Address that the acceptor listens on.
+    pub bind: IpAddr,
+    /// Its TCP port; 0 lets the system choose.
+    pub dicom_port: u16,
+    /// Our AE title.
+    pub ae_title: String,
+    /// Whether an association that calls another AE title is accepted all the same.
+    pub accept_any_called_ae: bool,
+    /// How many associations may be open at once.
+    pub associations_max: u32,
+    /// The largest instance that is taken in.
+    pub instance_bytes_max: Bytes,
+    /// Memory for instances that are being received, over all associations.
+    pub memory: Bytes,
+    /// How long no instance of a study arrives, after the last association that brought one has
+    /// closed, before the study counts as stable.
+    pub quiet_period: Span,
+    /// How long a peer may take to ask for an association (PS3.8 9.1.4, ARTIM).
+    pub artim_timeout: Span,
+    /// How long an open association may be silent.
+    pub idle_timeout: Span,
+    /// How long a peer may take to read what we write.
+    pub write_timeout: Span,
+}
+
+impl Default for IntakeConfig {
+    fn default() -> Self {
+        Self {
+            bind: IpAddr::from([0, 0, 0, 0]),
+            dicom_port: 11112,
+            ae_title: "CHASQUI".to_owned(),
+            accept_any_called_ae: false,
+            associations_max: 64,
+            instance_bytes_max: Bytes::mib(1024),
+            memory: Bytes::mib(512),
+            quiet_period: Span::from_secs(15),
+            artim_timeout: Span::from_secs(10),
+            idle_timeout: Span::from_secs(60),
+            write_timeout: Span::from_secs(30),
+        }
+    }
+}
+
+/// `[vault]`: the durable hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct VaultConfig {
+    /// Part of the file system that intake leaves free, in percent of its size.
+    pub reserve_percent: u8,
+    /// Size at which a segment is ended and the next one begun.
+    pub segment_bytes: Bytes,
+    /// Takes this as the free space instead of asking the file system; for tests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_space_assumed: Option<Bytes>,
+}
+
+impl Default for VaultConfig {
+    fn default() -> Self {
+        Self {
+            reserve_percent: 5,
+            segment_bytes: Bytes::mib(64),
+            free_space_assumed: None,
+        }
+    }
+}
+
+/// `[pack]`: compression and revisions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct PackConfig {
+    /// How many instances make a batch that is packed at once.
+    pub batch_instances: u32,
+    /// How long an instance waits for its batch to fill.
+    pub batch_delay: Span,
+    /// The codec's tier: fast, link or archive.
+    pub tier: TierName,
+}
+
+impl Default for PackConfig {
+    fn default() -> Self {
+        Self {
+            batch_instances: 16,
+            batch_delay: Span::from_secs(2),
+            tier: TierName::Link,
+        }
+    }
+}
+
+/// The codec's tiers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TierName {
+    /// Least work.
+    Fast,
+    /// The default.
+    Link,
+    /// Least bytes.
+    Archive,
+}
+
+/// `[link]`: the road to the hub.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct LinkConfig {
+    /// The hub's address, `HOST:PORT`; the voucher's when it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// What kind of link to expect: satellite, terrestrial or shared.
+    pub profile: ProfileName,
+    /// The link's rate towards the hub in kbit/s where its owner knows it; 0 measures it.
+    pub rate_kbit: u32,
+    /// The longest wait between two attempts to reach the hub.
+    pub redial_delay_max: Span,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            hub: None,
+            profile: ProfileName::Satellite,
+            rate_kbit: 0,
+            redial_delay_max: Span::from_secs(30),
+        }
+    }
+}
+
+/// Kinds of link, as far as the transport needs to tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileName {
+    /// Long round trips, loss without congestion, a link of our own.
+    Satellite,
+    /// Short round trips, a link of our own.
+    Terrestrial,
+    /// A network with other users: loss is taken for congestion.
+    Shared,
+}
+
+/// `[console]`: the technician's pages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ConsoleConfig {
+    /// Address that the console listens on; plain HTTP, so loopback only.
+    pub bind: IpAddr,
+    /// Its TCP port; 0 lets the system choose.
+    pub port: u16,
+}
+
+impl Default for ConsoleConfig {
+    fn default() -> Self {
+        Self {
+            bind: IpAddr::from([127, 0, 0, 1]),
+            port: 8104,
+        }
+    }
+}
+
+/// Says which setting cannot be used and why.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A layer could not be read or has a wrong key or value.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A value has the right form but makes no sense.
+    #[error("{key}: {reason}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what to write instead.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Loads the layers (built-in < file < environment < flags) and checks the values.
+    pub fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Self, ConfigError> {
+        // A name or value that is not text is nobody's setting.
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let environment = std::env::vars_os().filter_map(text).collect();
+        let config: Self = settings::load(Layers {
+            file,
+            prefix: "AGENT",
+            environment,
+            flags,
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The effective configuration as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are plain TOML values")
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |key, reason: &str| {
+            Err(ConfigError::Invalid {
+                key,
+                reason: reason.into(),
+            })
+        };
+        if let Err(error) = AeTitle::parse(&self.intake.ae_title) {
+            return invalid("intake.ae-title", &error.to_string());
+        }
+        if self.intake.associations_max == 0 {
+            return invalid("intake.associations-max", "must be at least 1");
+        }
+        if self.vault.reserve_percent > 90 {
+            return invalid("vault.reserve-percent", "must be 0 to 90");
+        }
+        if !(1..=256).contains(&self.pack.batch_instances) {
+            return invalid("pack.batch-instances", "must be 1 to 256");
+        }
+        if !self.console.bind.is_loopback() {
+            return invalid("console.bind", "plain HTTP is served on loopback only");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_equals_the_built_in_defaults() {
+        let shipped: Config = toml::from_str(include_str!("../agent.toml")).unwrap();
+        assert_eq!(shipped, Config::default());
+        let named: toml::Table = toml::from_str(include_str!("../agent.toml")).unwrap();
+        assert_eq!(named, toml::Table::try_from(Config::default()).unwrap());
+    }
+
+    #[test]
+    fn a_console_on_the_network_is_refused() {
+        let mut config = Config::default();
+        config.console.bind = IpAddr::from([0, 0, 0, 0]);
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("console.bind")
+        );
+    }
+}

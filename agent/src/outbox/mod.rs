@@ -1,0 +1,163 @@
+//! Outbox: what goes next.
+//!
+//! In: signed revisions from `vault`, what became of them from `contact`. Out: commands for the
+//! session with the hub.
+//! Invariant: nothing is offered that may not leave; what may have left before is offered as such,
+//! so that no byte that the hub holds is sent again.
+//! May not: open sockets, read pixels.
+
+mod order;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use journal::SignedManifest;
+use study::{Digest, Priority};
+use sync_proto::{Begun, Command, Offer, QUEUE_MAX, Unfinished};
+
+use crate::vault::{Vault, VaultError};
+
+/// How many revisions one session is given at a time; more follow as these are delivered. Urgent
+/// ones are not kept waiting behind a full list.
+const OFFERED_MAX: usize = 256;
+
+/// What has been offered, and what is known of its past.
+pub struct Outbox {
+    vault: Vault,
+    /// Revisions that were made before this program started: they may have left before.
+    inherited: BTreeSet<Digest>,
+    /// What an earlier session has left behind.
+    begun: BTreeMap<Digest, Begun>,
+    /// What the present session was given, and with what urgency.
+    offered: BTreeMap<Digest, Priority>,
+    /// What the present session is through with; receipts of these may still be on their way.
+    delivered: BTreeSet<Digest>,
+    /// Those of them that the hub could not take just now.
+    put_off: BTreeSet<Digest>,
+}
+
+impl Outbox {
+    /// Starts with what the vault holds.
+    pub fn new(vault: Vault) -> Result<Self, VaultError> {
+        let inherited = vault
+            .offerable()?
+            .into_iter()
+            .map(|o| o.manifest_digest)
+            .collect();
+        Ok(Self {
+            vault,
+            inherited,
+            begun: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            put_off: BTreeSet::new(),
+        })
+    }
+
+    /// What the present session has to be told, given what the vault holds.
+    pub fn commands(&mut self) -> Result<Vec<Command>, OutboxError> {
+        let mut due = self.vault.offerable()?;
+        order::sort(&mut due);
+        let mut commands = Vec::new();
+        let present: BTreeSet<Digest> = due.iter().map(|o| o.manifest_digest).collect();
+        for gone in self
+            .offered
+            .keys()
+            .filter(|digest| !present.contains(*digest))
+        {
+            commands.push(Command::Withdraw { manifest: *gone });
+        }
+        self.offered.retain(|digest, _| present.contains(digest));
+        self.begun.retain(|digest, _| present.contains(digest));
+        self.delivered.retain(|digest| present.contains(digest));
+        for revision in due {
+            let (manifest, class) = (revision.manifest_digest, revision.priority);
+            match self.offered.get(&manifest) {
+                Some(offered) if *offered == class => {}
+                Some(_) => {
+                    self.offered.insert(manifest, class);
+                    commands.push(Command::Class { manifest, class });
+                }
+                None if self.delivered.contains(&manifest) => {}
+                None if self.offered.len() >= offered_max(class) => {}
+                None => {
+                    let signed = SignedManifest::open(&self.vault.manifest(&manifest)?)?;
+                    let begun = self.begun(&manifest);
+                    commands.push(Command::Offer(Box::new(Offer {
+                        manifest: signed,
+                        class,
+                        begun,
+                    })));
+                    self.offered.insert(manifest, class);
+                }
+            }
+        }
+        Ok(commands)
+    }
+
+    /// The hub holds all of a revision, or will not have it: this session is through with it.
+    pub fn settled(&mut self, manifest: &Digest) {
+        self.offered.remove(manifest);
+        self.delivered.insert(*manifest);
+    }
+
+    /// The hub could not take a revision just now, or it could not be read: it is offered again in
+    /// a while. One that was taken back because it is no longer due stays out.
+    pub fn put_off(&mut self, manifest: &Digest) {
+        if self.offered.contains_key(manifest) {
+            self.settled(manifest);
+            self.put_off.insert(*manifest);
+        }
+    }
+
+    /// Lets what was put off be offered again.
+    pub fn take_up(&mut self) -> bool {
+        let put_off = std::mem::take(&mut self.put_off);
+        for manifest in &put_off {
+            self.delivered.remove(manifest);
+            self.begun.insert(*manifest, Begun::Perhaps);
+        }
+        !put_off.is_empty()
+    }
+
+    /// The session has ended and leaves this unfinished.
+    pub fn ended(&mut self, unfinished: Vec<Unfinished>) {
+        for left in unfinished {
+            self.begun.insert(left.manifest, left.begun);
+        }
+        // A delivered revision whose receipt has not come is named again, and nothing else.
+        for delivered in std::mem::take(&mut self.delivered) {
+            self.begun.insert(delivered, Begun::Perhaps);
+        }
+        self.offered.clear();
+        self.put_off.clear();
+    }
+
+    fn begun(&self, manifest: &Digest) -> Begun {
+        match self.begun.get(manifest) {
+            Some(begun) => begun.clone(),
+            None if self.inherited.contains(manifest) => Begun::Perhaps,
+            None => Begun::Never,
+        }
+    }
+}
+
+fn offered_max(class: Priority) -> usize {
+    match class {
+        Priority::Stat | Priority::Urgent => QUEUE_MAX,
+        Priority::Routine | Priority::Bulk => OFFERED_MAX,
+    }
+}
+
+/// Says why it cannot be said what goes next.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// The vault cannot be read.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// A manifest of our own does not verify.
+    #[error("a manifest in the vault is damaged")]
+    Manifest(#[from] journal::ManifestFault),
+}
+
+#[cfg(test)]
+mod tests;

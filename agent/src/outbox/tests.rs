@@ -1,0 +1,87 @@
+//! What a session is given, and given again.
+
+use std::sync::Arc;
+
+use identity::NodeKey;
+use study::StudyUid;
+use study::dataset::InstanceHead;
+
+use super::*;
+use crate::config::VaultConfig;
+use crate::vault::{Arrival, BatchRule, Due, Now, Packed};
+
+const RULE: BatchRule = BatchRule {
+    instances: 1,
+    bytes: 1,
+    delay_ms: 0,
+    quiet_period_ms: 0,
+};
+
+/// A vault that holds one revision, which may leave.
+async fn vault(folder: &tempfile::TempDir) -> Vault {
+    let folder = folder.path().to_owned();
+    let config = VaultConfig {
+        reserve_percent: 0,
+        ..VaultConfig::default()
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        Vault::open(&folder, Arc::new(NodeKey::generate()), config).unwrap()
+    });
+    let vault = opened.await.unwrap();
+    let study = StudyUid::parse("1.2").unwrap();
+    let head = InstanceHead {
+        study: study.clone(),
+        ..head()
+    };
+    let arrival = Arrival {
+        head,
+        transfer_syntax: study::TransferSyntaxUid::parse("1.2.840.10008.1.2.1").unwrap(),
+        file: b"a file".to_vec(),
+        data_set_at: 0,
+    };
+    vault.hold(arrival).await.unwrap();
+    let Ok(Due::Batch(batch)) = vault.next_batch(RULE, Now::read(), &BTreeSet::new()) else {
+        panic!("a batch is due");
+    };
+    let units = vec![b"a unit".to_vec()];
+    vault.adopt(Packed { batch, units }).await.unwrap();
+    let basis = journal::ConsentBasis::Spoken;
+    vault.record_consent(study, basis, None).await.unwrap();
+    vault
+}
+
+fn head() -> InstanceHead {
+    let element = |tag: [u8; 4], value: &[u8; 6]| [&tag[..], b"UI\x06\x00", value].concat();
+    let data_set = [
+        element([8, 0, 0x16, 0], b"1.2.3\0"),
+        element([8, 0, 0x18, 0], b"1.2.4\0"),
+        element([0x20, 0, 0x0d, 0], b"1.2.5\0"),
+        element([0x20, 0, 0x0e, 0], b"1.2.6\0"),
+    ];
+    let explicit = study::TransferSyntaxUid::parse("1.2.840.10008.1.2.1").unwrap();
+    InstanceHead::read(&data_set.concat(), &explicit).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_took_back_is_named_to_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::new(vault(&folder).await).unwrap();
+    let [Command::Offer(offer)] = &outbox.commands().unwrap()[..] else {
+        panic!("one revision is offered");
+    };
+    let manifest = offer.manifest.digest();
+    assert!(outbox.commands().unwrap().is_empty());
+
+    // Its bytes could not be read: the session has taken it back, and it is still due.
+    outbox.put_off(&manifest);
+    assert!(outbox.commands().unwrap().is_empty());
+    assert!(outbox.take_up());
+    let commands = outbox.commands().unwrap();
+    assert!(matches!(&commands[..],
+        [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
+
+    // What was delivered is not offered again, however late the session takes it back.
+    outbox.settled(&manifest);
+    outbox.put_off(&manifest);
+    assert!(!outbox.take_up());
+}

@@ -1,0 +1,108 @@
+//! Packing when something is in its way.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use identity::NodeKey;
+use study::dataset::InstanceHead;
+use study::{SopInstanceUid, TransferSyntaxUid};
+
+use super::*;
+use crate::config::VaultConfig;
+use crate::vault::Arrival;
+
+const SETTINGS: Settings = Settings {
+    batch_instances: 2,
+    batch_delay_ms: 0,
+    quiet_period_ms: 0,
+    tier: Tier::Fast,
+};
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+async fn open(folder: &Path) -> Vault {
+    let folder = folder.to_owned();
+    let config = VaultConfig {
+        reserve_percent: 0,
+        ..VaultConfig::default()
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        Vault::open(&folder, Arc::new(NodeKey::generate()), config).unwrap()
+    });
+    opened.await.unwrap()
+}
+
+fn element(tag: [u8; 4], value: &str) -> Vec<u8> {
+    let mut value = value.as_bytes().to_vec();
+    value.resize(value.len().next_multiple_of(2), 0);
+    let length = u16::try_from(value.len()).unwrap().to_le_bytes();
+    [&tag[..], b"UI", &length, &value].concat()
+}
+
+async fn hold(vault: &Vault, study: &str, sop: &str) {
+    let file = [
+        element([8, 0, 0x16, 0], "1.2.840.10008.5.1.4.1.1.2"),
+        element([8, 0, 0x18, 0], sop),
+        element([0x20, 0, 0x0d, 0], study),
+        element([0x20, 0, 0x0e, 0], "1.2.3.4"),
+    ]
+    .concat();
+    let transfer_syntax = TransferSyntaxUid::parse("1.2.840.10008.1.2.1").unwrap();
+    let head = InstanceHead::read(&file, &transfer_syntax).unwrap();
+    let arrival = Arrival {
+        head,
+        transfer_syntax,
+        file,
+        data_set_at: 0,
+    };
+    vault.hold(arrival).await.unwrap();
+}
+
+/// Packs until `done` says so of the studies.
+async fn pack_until(vault: &Vault, done: impl Fn(&Vault) -> bool) {
+    let stop = CancellationToken::new();
+    let packing = tokio::spawn(run(vault.clone(), SETTINGS, stop.clone()));
+    let mut changed = vault.watch();
+    let waiting = async {
+        while !done(vault) {
+            changed.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(TIMEOUT, waiting).await.unwrap();
+    stop.cancel();
+    packing.await.unwrap();
+}
+
+fn unpacked(vault: &Vault) -> Vec<u64> {
+    let studies = vault.studies().unwrap();
+    studies.iter().map(|study| study.bytes_unpacked).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_intake_record_is_set_aside_and_everything_else_is_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let vault = open(folder.path()).await;
+    hold(&vault, "1.2", "1.2.1").await;
+    let segment = std::fs::read_dir(folder.path().join("segments"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    hold(&vault, "1.2", "1.2.2").await;
+    hold(&vault, "1.3", "1.3.1").await;
+
+    pack_until(&vault, |vault| {
+        let studies = vault.studies().unwrap();
+        studies[0].set_aside == 1 && studies[0].revision > 0 && studies[1].revision > 0
+    })
+    .await;
+    let sop = |text| SopInstanceUid::parse(text).unwrap();
+    assert!(vault.file(&sop("1.2.1"), 1).is_err());
+    assert!(vault.file(&sop("1.2.2"), 1).is_ok());
+    let unpacked = unpacked(&vault);
+    assert!(unpacked[0] > 0);
+    assert_eq!(unpacked[1], 0);
+}

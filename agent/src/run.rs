@@ -1,0 +1,202 @@
+//! The only place that builds the rooms and joins them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use control::{Reply, Server};
+use settings::Flag;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use toml::Value;
+
+use crate::cli::{self, ServeArgs};
+use crate::commands::{self, Failure, Request, Rooms, say};
+use crate::config::{Config, TierName};
+use crate::membership::Membership;
+use crate::status::LinkStatus;
+use crate::{console, contact, intake, orders, pack, reports};
+
+/// How long the rooms may take to end in order.
+const STOP_DEADLINE: Duration = Duration::from_secs(4);
+
+/// `serve`
+pub(crate) fn command(args: &ServeArgs) -> Result<(), Failure> {
+    telemetry::init("chasqui-agent");
+    if args.hub.as_deref().is_some_and(|hub| !cli::is_address(hub)) {
+        return Err(Failure::usage("--hub takes HOST:PORT"));
+    }
+    let config =
+        Config::load(args.config.as_deref(), flags(args)).map_err(Failure::configuration)?;
+    identity::files::create_private_directory(&args.data).context("cannot make the folder")?;
+    let _lock = commands::take_lock(&args.data).context("cannot work in the folder")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::internal)?;
+    let membership = Membership::open_or_found(&args.data).context("cannot open the box")?;
+    let rooms =
+        Rooms::open(&args.data, membership, config.vault.clone()).context("cannot open the box")?;
+    let served = runtime.block_on(serve(args, config, rooms));
+    // What still computes on a thread of its own is of no use any more.
+    runtime.shutdown_background();
+    served
+}
+
+fn flags(args: &ServeArgs) -> Vec<Flag> {
+    let port = |port: Option<u16>| port.map(|p| Value::Integer(p.into()));
+    vec![
+        ("intake.dicom-port", port(args.dicom_port)),
+        ("console.port", port(args.console_port)),
+        ("link.hub", args.hub.clone().map(Value::String)),
+    ]
+}
+
+async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(), Failure> {
+    let link = Arc::new(LinkStatus::default());
+    rooms.link = Some(Arc::clone(&link));
+    let dicom = bind(
+        SocketAddr::new(config.intake.bind, config.intake.dicom_port),
+        "DICOM",
+    )
+    .await?;
+    let web = bind(
+        SocketAddr::new(config.console.bind, config.console.port),
+        "console",
+    )
+    .await?;
+    let control = Server::bind(&args.data).context("cannot open the control socket")?;
+    let addresses = (
+        dicom.local_addr().map_err(Failure::internal)?,
+        web.local_addr().map_err(Failure::internal)?,
+    );
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let vault = rooms.vault.clone();
+    tasks.spawn({
+        let intake = intake::run(dicom, vault.clone(), config.intake.clone(), stop.clone());
+        async { intake.await.context("intake") }
+    });
+    tasks.spawn(ends_well(pack::run(
+        vault.clone(),
+        pack_settings(&config),
+        stop.clone(),
+    )));
+    tasks.spawn(ends_well(orders::run(
+        vault.clone(),
+        Arc::clone(&rooms.membership),
+        stop.clone(),
+    )));
+    tasks.spawn(ends_well(reports::run(rooms.reports.clone(), stop.clone())));
+    tasks.spawn({
+        let membership = Arc::clone(&rooms.membership);
+        let contact = contact::Contact::new(vault.clone(), membership, link, config.link);
+        let stop = stop.clone();
+        async move {
+            contact
+                .context("contact")?
+                .run(stop)
+                .await
+                .context("contact")
+        }
+    });
+    tasks.spawn({
+        let console = console::run(web, stop.clone());
+        async { console.await.context("console") }
+    });
+    let commands = tokio::spawn(control.serve({
+        let rooms = rooms.clone();
+        move |request| answer(rooms.clone(), request)
+    }));
+
+    let signals = Signals::listen()?;
+    say(&format!(
+        "ready dicom={} console=http://{}\n",
+        addresses.0, addresses.1
+    ))?;
+    let ended = wait_for_end(signals, &vault, &mut tasks).await;
+    commands.abort();
+    stop.cancel();
+    let rest = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_DEADLINE, rest).await.is_err() {
+        tracing::warn!("a room did not end in time");
+    }
+    ended
+}
+
+/// What asks the program to end; listened to before anybody is told that it is ready.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(Failure::internal);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// Waits for a signal, a failed disk, or a room that ended by itself.
+async fn wait_for_end(
+    mut signals: Signals,
+    vault: &crate::vault::Vault,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        _ = signals.terminate.recv() => Ok(()),
+        _ = signals.interrupt.recv() => Ok(()),
+        error = vault.poisoned() => {
+            tracing::error!(error = &*error as &dyn std::error::Error, "the disk has failed");
+            Err(Failure::internal(anyhow!("the disk failed to sync; nothing more is taken in")))
+        }
+        ended = tasks.join_next() => Err(Failure::internal(match ended {
+            Some(Ok(Err(error))) => error,
+            Some(Ok(Ok(()))) | None => anyhow!("a room ended by itself"),
+            Some(Err(error)) => anyhow::Error::new(error).context("a room broke"),
+        })),
+    }
+}
+
+async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    Ok(bound.with_context(|| format!("cannot listen on {address} for {what}"))?)
+}
+
+async fn ends_well(room: impl Future<Output = ()>) -> anyhow::Result<()> {
+    room.await;
+    Ok(())
+}
+
+async fn answer(rooms: Rooms, request: serde_json::Value) -> Reply {
+    match serde_json::from_value::<Request>(request) {
+        Ok(request) => rooms.execute(request).await,
+        Err(error) => Reply {
+            exit: 64,
+            error: Some(format!(
+                "the running program does not know this request: {error}"
+            )),
+            ..Reply::default()
+        },
+    }
+}
+
+fn pack_settings(config: &Config) -> pack::Settings {
+    pack::Settings {
+        batch_instances: config.pack.batch_instances,
+        batch_delay_ms: config.pack.batch_delay.as_millis(),
+        quiet_period_ms: config.intake.quiet_period.as_millis(),
+        tier: match config.pack.tier {
+            TierName::Fast => codec::Tier::Fast,
+            TierName::Link => codec::Tier::Link,
+            TierName::Archive => codec::Tier::Archive,
+        },
+    }
+}

@@ -1,0 +1,237 @@
+//! Vault: keeps every received instance until another node has custody of it.
+//!
+//! In: instances from `intake`; packed groups from `pack`; progress, receipts and reports from
+//! `contact`; consent and priority from `orders`. Out: held instances to `pack`, signed revisions
+//! to `outbox`, the facts that `status` shows.
+//! Invariant: an instance is held only after its bytes and its ledger record are synced; whatever
+//! says so carries a [`Synced`], which only a finished sync makes.
+//! May not: open sockets, look at pixels, decide what is sent or when.
+
+mod arrivals;
+mod consent;
+mod fetch;
+mod ledger;
+mod overview;
+mod records;
+mod recovery;
+mod revisions;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use identity::{NodeId, NodeKey};
+use store::{FsDisk, Readers, Segments, StoreError, Synced, WriteError, Writer};
+use study::StudyUid;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::config::VaultConfig;
+
+pub use arrivals::{Arrival, HoldError, NoRoom};
+pub use fetch::{FetchError, KeptFile};
+pub use ledger::{ConsentState, Custody, HeldAs, Stability};
+pub use overview::StudyOverview;
+pub use records::{RecordFault, StoredReport};
+pub use revisions::{Batch, BatchItem, BatchRule, Due, Now, Offerable, Packed, Revision};
+
+/// Says why the vault cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The segments or the index cannot be opened.
+    #[error("cannot open the vault")]
+    Store(#[from] StoreError),
+    /// The index cannot be read.
+    #[error("cannot read the vault's index")]
+    Index(#[from] store::rusqlite::Error),
+    /// The first record of the journal cannot be written.
+    #[error("cannot write to the vault")]
+    Begin(#[from] VaultError),
+    /// The index knows nothing, yet there are bytes: they are not let go for its sake.
+    #[error(
+        "the index is missing or empty, but {segments} segment(s) hold data; nothing was touched: \
+         put index.sqlite back"
+    )]
+    IndexLost {
+        /// How many segments there are.
+        segments: usize,
+    },
+    /// The journal in the index was written with another key.
+    #[error("the index belongs to box {}, the key in node.key is that of {}", index.short(), key.short())]
+    OtherKey {
+        /// Whose index it is.
+        index: NodeId,
+        /// Whose key it is.
+        key: NodeId,
+    },
+}
+
+/// Says why something was not written to the ledger.
+#[derive(Debug, Error)]
+pub enum VaultError {
+    /// The disk or the index refused.
+    #[error("the vault could not store it")]
+    Store(#[from] StoreError),
+    /// The index refused or cannot be read.
+    #[error("the vault's index could not be read or written")]
+    Index(#[from] store::rusqlite::Error),
+    /// No such study is held.
+    #[error("no study {0} is held in this box")]
+    UnknownStudy(StudyUid),
+    /// A record from the hub is not what comes next, or is not what it says.
+    #[error("a record from the hub is refused")]
+    Record(#[from] RecordFault),
+    /// The disk is as full as it may get.
+    #[error("there is no room")]
+    NoRoom(#[from] NoRoom),
+    /// A sync failed: the vault takes nothing in any more.
+    #[error("the disk failed to sync; the vault has stopped")]
+    Poisoned,
+}
+
+impl<E: Into<VaultError>> From<WriteError<E>> for VaultError {
+    fn from(error: WriteError<E>) -> Self {
+        match error {
+            WriteError::Job(error) => error.into(),
+            WriteError::Poisoned => Self::Poisoned,
+        }
+    }
+}
+
+/// The box's durable hold; clones share it.
+#[derive(Clone)]
+pub struct Vault(Arc<Inner>);
+
+struct Inner {
+    writer: Writer,
+    readers: Readers,
+    key: Arc<NodeKey>,
+    config: VaultConfig,
+    folder: std::path::PathBuf,
+    attendance: Mutex<BTreeMap<StudyUid, Attending>>,
+    arrived: watch::Sender<()>,
+    changed: watch::Sender<()>,
+}
+
+/// What has been seen of a study that is not closed since the program started.
+///
+/// Kept by a clock that does not jump. A study of which nothing has been seen yet, because the
+/// program was started again, counts as seen at the start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Attending {
+    /// Associations open that have brought instances of it.
+    open: u32,
+    /// The last instance, or the end of the last of those associations.
+    last_sign_ms: u64,
+}
+
+impl Vault {
+    /// Opens the vault in `folder`, repairs what a power cut left torn, and starts its writer.
+    pub fn open(folder: &Path, key: Arc<NodeKey>, config: VaultConfig) -> Result<Self, OpenError> {
+        let disk = FsDisk::open(&folder.join("segments"))?;
+        let index = folder.join("index.sqlite");
+        let connection = store::open_database(&index, schema::MIGRATIONS)?;
+        let mut segments = Segments::open(Arc::new(disk), &connection)?
+            .with_segment_bytes_max(config.segment_bytes.get());
+        let idle = recovery::recover(&mut segments, &connection, &key.id())?;
+        let writer = Writer::spawn(segments, connection)?;
+        let vault = Self(Arc::new(Inner {
+            writer,
+            readers: Readers::open(&index)?,
+            key,
+            config,
+            folder: folder.to_owned(),
+            attendance: Mutex::default(),
+            arrived: watch::Sender::new(()),
+            changed: watch::Sender::new(()),
+        }));
+        vault.begin(idle)?;
+        Ok(vault)
+    }
+
+    /// Drops segments that hold nothing any more and writes the first record of a new journal.
+    fn begin(&self, idle: Vec<store::SegmentName>) -> Result<(), OpenError> {
+        let key = Arc::clone(&self.0.key);
+        let begun = self
+            .0
+            .writer
+            .run_blocking(move |work| -> Result<(), VaultError> {
+                for segment in &idle {
+                    work.remove_segment_after_commit(segment)?;
+                }
+                records::open_journal(work.sql(), &key)
+            });
+        begun.map_err(VaultError::from)?;
+        Ok(())
+    }
+
+    /// This box.
+    pub fn unit(&self) -> NodeId {
+        self.0.key.id()
+    }
+
+    /// Tells of every arrival, and of every association that no longer brings one.
+    pub fn arrivals(&self) -> watch::Receiver<()> {
+        self.0.arrived.subscribe()
+    }
+
+    /// Tells of every change but arrivals: revisions, consent, urgency, progress, records.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// Ends when the disk has failed: the program must stop taking custody and exit.
+    pub async fn poisoned(&self) -> Arc<StoreError> {
+        self.0.writer.poisoned().await
+    }
+
+    /// Notes that an association is bringing instances of `study`, until the guard is dropped.
+    pub fn attend(&self, study: &StudyUid) -> Attendance {
+        let mut attendance = self.attendance();
+        attendance.entry(study.clone()).or_default().open += 1;
+        Attendance {
+            vault: self.clone(),
+            study: study.clone(),
+        }
+    }
+
+    fn attendance(&self) -> std::sync::MutexGuard<'_, BTreeMap<StudyUid, Attending>> {
+        // The map is whole between any two statements that change it.
+        self.0
+            .attendance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something of `study` is coming in: its quiet period begins anew.
+    fn note_sign(&self, study: &StudyUid) {
+        let now_ms = clock::count_ms();
+        let mut attendance = self.attendance();
+        attendance.entry(study.clone()).or_default().last_sign_ms = now_ms;
+    }
+
+    fn note_change<T>(&self, synced: Synced<T>) -> Synced<T> {
+        self.0.changed.send_replace(());
+        synced
+    }
+}
+
+/// While it lives, an association counts as bringing instances of its study.
+pub struct Attendance {
+    vault: Vault,
+    study: StudyUid,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        if let Some(attending) = self.vault.attendance().get_mut(&self.study) {
+            attending.open = attending.open.saturating_sub(1);
+            attending.last_sign_ms = clock::count_ms();
+        }
+        self.vault.0.arrived.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests;
