@@ -1,0 +1,23 @@
+//! System tests: the programs as processes of their own, each test named after a promise.
+//!
+//! Tests that need other people's programs are ignored by default and say which one they need;
+//! `tests/run` installs those and runs all.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod counts;
+mod impostor;
+mod kills;
+mod link;
+mod one_study;
+mod peers;
+mod refusals;
+mod resume;
+mod strangers;
+
+use kit::process::Programs;
+
+/// The binary that is all programs.
+fn programs() -> Programs {
+    Programs::at(env!("CARGO_BIN_EXE_chasqui-all"))
+}
