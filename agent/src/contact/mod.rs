@@ -166,6 +166,7 @@ impl Contact {
         let (commands, orders) = mpsc::channel(COMMANDS_WAITING_MAX);
         let mut told = Told::new(&self.vault)?;
         let mut changed = self.vault.watch();
+        self.outbox.begin();
         let mut to_tell = VecDeque::from(self.outbox.commands()?);
         // What waits when the session begins goes with its first flight.
         while let Ok(permit) = commands.try_reserve() {

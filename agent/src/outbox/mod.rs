@@ -119,6 +119,15 @@ impl Outbox {
         !put_off.is_empty()
     }
 
+    /// A session begins. What one before it was given and never came back from, because its
+    /// contact broke on our own side, may have left.
+    pub fn begin(&mut self) {
+        for manifest in std::mem::take(&mut self.offered).into_keys() {
+            self.begun.insert(manifest, Begun::Perhaps);
+        }
+        self.ended(Vec::new());
+    }
+
     /// The session has ended and leaves this unfinished.
     pub fn ended(&mut self, unfinished: Vec<Unfinished>) {
         for left in unfinished {

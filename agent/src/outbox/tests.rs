@@ -85,3 +85,16 @@ async fn what_a_session_took_back_is_named_to_it_again() {
     outbox.put_off(&manifest);
     assert!(!outbox.take_up());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_contact_was_given_is_named_to_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::new(vault(&folder).await).unwrap();
+    let given = outbox.commands().unwrap();
+    assert!(matches!(&given[..], [Command::Offer(_)]));
+
+    // The contact ended on our own side before it could say what was left.
+    outbox.begin();
+    let again = outbox.commands().unwrap();
+    assert!(matches!(&again[..], [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
+}
