@@ -64,6 +64,14 @@ fn at_hub_as_sent(world: &World, sent: &[Instance]) {
         .wait_at_agent(&head.study, "custody", "at_hub", DEADLINE)
         .unwrap();
     world.hub_has_exactly(sent).unwrap();
+    world
+        .file_report(&head.study, "Nothing was read.")
+        .unwrap()
+        .success()
+        .unwrap();
+    world
+        .wait_at_agent(&head.study, "report", "final", DEADLINE)
+        .unwrap();
 }
 
 #[test]
