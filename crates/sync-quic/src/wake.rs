@@ -196,10 +196,9 @@ impl Controller for Wakeful {
 /// Notices that nothing is heard of a connection, and sends probes while that is so.
 pub(crate) struct Waker {
     connection: quinn::Connection,
-    pulse: Option<Arc<Pulse>>,
+    pulse: Arc<Pulse>,
     datagrams_heard: u64,
     heard_at: Instant,
-    awake: bool,
     /// A probe was sent since something was heard.
     probed: bool,
     /// How much longer than the dialling side this side waits between probes.
@@ -208,29 +207,26 @@ pub(crate) struct Waker {
 
 impl Waker {
     pub(crate) fn new(connection: quinn::Connection, dialled: bool, now: Instant) -> Self {
-        let pulse = connection
+        let wakeful = connection
             .congestion_state()
             .into_any()
-            .downcast::<Wakeful>()
-            .ok();
-        let pulse = pulse.map(|wakeful| Arc::clone(&wakeful.pulse));
+            .downcast::<Wakeful>();
+        let wakeful = wakeful.expect("every link profile installs this controller");
+        let pulse = Arc::clone(&wakeful.pulse);
         Self {
             connection,
             pulse,
             datagrams_heard: 0,
             heard_at: now,
-            awake: false,
             probed: false,
             leisure: if dialled { 1 } else { LISTENER_LEISURE },
         }
     }
 
-    /// Something was written: from now on silence means something.
-    pub(crate) fn arm(&mut self, now: Instant) {
-        if !self.awake {
-            self.awake = true;
-            self.heard_at = now;
-        }
+    /// Something was written: from now on silence means something. Returns when to look.
+    pub(crate) fn arm(&mut self, now: Instant) -> Instant {
+        self.heard_at = now;
+        now + patience(self.rtt())
     }
 
     /// Lets quinn hold four windows of data.
@@ -239,10 +235,7 @@ impl Waker {
     /// acknowledged, which takes two round trips, or three. With less room a lost packet would
     /// stop the flow; more would only be memory.
     pub(crate) fn keep_send_window(&self) {
-        let window = self
-            .pulse
-            .as_ref()
-            .map_or(0, |pulse| pulse.window.load(Ordering::Relaxed));
+        let window = self.pulse.window.load(Ordering::Relaxed);
         if window > 0 {
             let windows = window.saturating_mul(4);
             self.connection
@@ -253,21 +246,16 @@ impl Waker {
     /// Looks whether something was heard, sends a probe if not; returns when to look again, none
     /// when nothing is in flight.
     pub(crate) fn look(&mut self, now: Instant) -> Option<Instant> {
-        let pulse = self.pulse.as_ref().filter(|_| self.awake)?;
-        let stats = self.connection.stats();
-        let rtt = match pulse.rtt_us.load(Ordering::Relaxed) {
-            0 => stats.path.rtt,
-            rtt_us => Duration::from_micros(rtt_us),
-        };
-        if stats.udp_rx.datagrams != self.datagrams_heard {
-            self.datagrams_heard = stats.udp_rx.datagrams;
+        let datagrams_heard = self.connection.stats().udp_rx.datagrams;
+        if datagrams_heard != self.datagrams_heard {
+            self.datagrams_heard = datagrams_heard;
             self.heard_at = now;
             self.probed = false;
         }
-        if pulse.in_flight.load(Ordering::Relaxed) == 0 {
-            self.awake = false;
+        if self.pulse.in_flight.load(Ordering::Relaxed) == 0 {
             return None;
         }
+        let rtt = self.rtt();
         let silence = now.saturating_duration_since(self.heard_at);
         let patience = patience(rtt);
         if silence < patience {
@@ -275,7 +263,7 @@ impl Waker {
         }
         let probes = if self.probed { 1 } else { PROBES_FIRST };
         self.probed = true;
-        pulse.probes.store(probes, Ordering::Relaxed);
+        self.pulse.probes.store(probes, Ordering::Relaxed);
         // Two of them must not fit in one packet.
         let length = match probes {
             1 => 1,
@@ -288,6 +276,13 @@ impl Waker {
                 .send_datagram(Bytes::from_static(&PROBE[..length.min(PROBE.len())]));
         }
         Some(now + pause(silence, rtt) * self.leisure)
+    }
+
+    fn rtt(&self) -> Duration {
+        match self.pulse.rtt_us.load(Ordering::Relaxed) {
+            0 => self.connection.rtt(),
+            rtt_us => Duration::from_micros(rtt_us),
+        }
     }
 }
 

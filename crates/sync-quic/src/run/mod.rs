@@ -285,9 +285,9 @@ impl<'a, S: Shelf> Driver<'a, S> {
             Done::Sent(lane) => {
                 self.session.handle_sent(now, lane);
                 self.waker.keep_send_window();
-                self.waker.arm(std::time::Instant::now());
                 if self.wake_at.is_none() {
-                    self.look();
+                    let look_at = self.waker.arm(std::time::Instant::now());
+                    self.wake_at = Some(Instant::from_std(look_at));
                 }
             }
             Done::Unreadable(item, piece, error) => {
