@@ -35,6 +35,9 @@ const REDIAL_DELAY_MIN: Duration = Duration::from_millis(500);
 const REFUSED_DELAY: Duration = Duration::from_secs(600);
 /// How often the view of the link is brought up to date.
 const VIEW_INTERVAL: Duration = Duration::from_secs(1);
+/// What goes into one data frame: half a second of a 256 kbit/s link, which is how long an urgent
+/// study waits for the frame before it.
+const DATA_BYTES: u32 = 16 << 10;
 /// Commands that the session may be behind.
 const COMMANDS_WAITING_MAX: usize = 256;
 /// How long what the hub could not take waits before it is offered again.
@@ -239,7 +242,7 @@ impl Contact {
                 (own, self.vault.head(&own)?),
                 (hubs, self.vault.head(&hubs)?),
             ],
-            data_bytes: sync_proto::DATA_BYTES_MAX,
+            data_bytes: DATA_BYTES,
         })
     }
 
