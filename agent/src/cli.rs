@@ -10,6 +10,7 @@ use study::{Priority, SopInstanceUid, StudyUid};
 
 use crate::commands::{self, Failure};
 use crate::orders::ConsentBasis;
+use crate::proof;
 
 /// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
 #[derive(Debug, Parser)]
@@ -36,6 +37,9 @@ enum Command {
     /// Lists, reads and prints the reports that came back.
     #[command(subcommand)]
     Report(ReportCommand),
+    /// Makes and checks proofs that images and reports are unaltered.
+    #[command(subcommand)]
+    Proof(ProofCommand),
     /// Checks the configuration and prints what is in effect.
     Check(CheckArgs),
 }
@@ -154,6 +158,41 @@ struct ReportArgs {
     output: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+enum ProofCommand {
+    /// Writes a file with which anybody can check a study and its reports, without this box.
+    Export(ProofExportArgs),
+    /// Checks such a file, and a folder of images against it; needs no box and no network.
+    Verify(ProofVerifyArgs),
+}
+
+#[derive(Debug, Args)]
+struct ProofExportArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The study.
+    study_uid: StudyUid,
+    /// Where to write; the reports are in the file.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ProofVerifyArgs {
+    /// The proof.
+    file: PathBuf,
+    /// A folder with the study's DICOM files, under any names; without it only the papers are
+    /// checked.
+    folder: Option<PathBuf>,
+    /// The fleet that it must come from: the 64 digits that the fleet gives out as its name.
+    #[arg(long, value_name = "ID", value_parser = fleet_name)]
+    fleet: Option<String>,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Args)]
 struct CheckArgs {
     /// The box's folder.
@@ -205,8 +244,21 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Report(ReportCommand::Print(args)) => {
             commands::report_print(&args.data, &args.study_uid, args.output.as_deref())
         }
+        Command::Proof(ProofCommand::Export(args)) => {
+            commands::proof_export(&args.data, &args.study_uid, &args.output)
+        }
+        Command::Proof(ProofCommand::Verify(args)) => {
+            let (folder, fleet) = (args.folder.as_deref(), args.fleet.as_deref());
+            proof::verify(&args.file, folder, fleet, args.json)
+        }
         Command::Check(args) => commands::check(args.data.as_deref(), args.config.as_deref()),
     }
+}
+
+fn fleet_name(text: &str) -> Result<String, &'static str> {
+    let is_name = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let name = is_name.then(|| text.to_ascii_lowercase());
+    name.ok_or("a fleet's name has 64 hexadecimal digits")
 }
 
 /// Parses `HOST:PORT`, so that a wrong address is a usage error and not a failed call.

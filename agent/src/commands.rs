@@ -20,6 +20,7 @@ use study::{Priority, SopInstanceUid, StudyUid};
 use crate::config::{Config, VaultConfig};
 use crate::membership::Membership;
 use crate::orders::ConsentBasis;
+use crate::proof::Proofs;
 use crate::reports::Reports;
 use crate::status::{self, LinkStatus};
 use crate::vault::Vault;
@@ -117,6 +118,11 @@ pub enum Request {
         /// The study.
         study: StudyUid,
     },
+    /// The proof of a study, as a file.
+    ProofExport {
+        /// The study.
+        study: StudyUid,
+    },
 }
 
 /// What commands work on.
@@ -128,6 +134,8 @@ pub struct Rooms {
     pub membership: Arc<Membership>,
     /// The reports.
     pub reports: Reports,
+    /// The proofs.
+    pub proofs: Proofs,
     /// How the link does; none while the program does not run.
     pub link: Option<Arc<LinkStatus>>,
 }
@@ -142,10 +150,12 @@ impl Rooms {
         let membership = Arc::new(membership);
         let vault = Vault::open(folder, membership.key(), config)?;
         let reports = Reports::new(vault.clone(), Arc::clone(&membership));
+        let proofs = Proofs::new(folder, vault.clone(), Arc::clone(&membership));
         Ok(Self {
             vault,
             membership,
             reports,
+            proofs,
             link: None,
         })
     }
@@ -202,6 +212,12 @@ impl Rooms {
                 let report = report.ok_or_else(|| anyhow!("no report of study {study} holds"))?;
                 let text = report::to_text(&report).into_bytes();
                 Ok((report.to_json(), text))
+            }
+            Request::ProofExport { study } => {
+                let proofs = self.proofs.clone();
+                let made = tokio::task::spawn_blocking(move || proofs.export(&study));
+                let proof = made.await.context("reading was interrupted")??;
+                Ok((json!({ "not_shown": proof.not_shown }), proof.bytes))
             }
         }
     }
@@ -399,6 +415,21 @@ pub(crate) fn report_print(
         },
     )?;
     deliver(output, &reply.body)
+}
+
+/// `proof export`
+pub(crate) fn proof_export(folder: &Path, study: &StudyUid, output: &Path) -> Result<(), Failure> {
+    let reply = ask(
+        folder,
+        &Request::ProofExport {
+            study: study.clone(),
+        },
+    )?;
+    write_file(output, &reply.body)?;
+    for text in reply.output["not_shown"].as_array().into_iter().flatten() {
+        eprintln!("not shown: {}", text.as_str().unwrap_or_default());
+    }
+    Ok(())
 }
 
 /// `check`

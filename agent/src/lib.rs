@@ -15,6 +15,7 @@ pub mod membership;
 pub mod orders;
 pub mod outbox;
 pub mod pack;
+pub mod proof;
 pub mod reports;
 pub mod status;
 pub mod vault;

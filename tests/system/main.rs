@@ -11,6 +11,7 @@ mod kills;
 mod link;
 mod one_study;
 mod peers;
+mod proof;
 mod refusals;
 mod resume;
 mod strangers;

@@ -12,6 +12,7 @@ mod consent;
 mod fetch;
 mod ledger;
 mod overview;
+mod papers;
 mod records;
 mod recovery;
 mod revisions;
@@ -33,6 +34,7 @@ pub use arrivals::{Arrival, HoldError, NoRoom};
 pub use fetch::{FetchError, KeptFile};
 pub use ledger::{ConsentState, Custody, HeldAs, Stability};
 pub use overview::StudyOverview;
+pub use papers::StudyPapers;
 pub use records::{RecordFault, StoredReport};
 pub use revisions::{Batch, BatchItem, BatchRule, Due, Now, Offerable, Packed, Revision};
 
