@@ -1,8 +1,9 @@
 //! Arrivals: an instance becomes held, or there is no room for it.
 
 use store::rusqlite::{Connection, params};
-use store::{Record, RecordHeader, StoreError, Synced, Work, WriteError};
+use store::{Location, Record, RecordHeader, StoreError, Synced, Work, WriteError};
 use study::dataset::InstanceHead;
+use study::part10::Part10;
 use study::{Digest, InstanceDigest, Priority, StudyUid, TransferSyntaxUid};
 use thiserror::Error;
 
@@ -174,41 +175,82 @@ fn hold(work: &mut Work<'_>, arrival: &Digested) -> Result<HeldAs, HoldError> {
     if held_as == HeldAs::Known {
         return Ok(held_as);
     }
-    let head = &arrival.head;
     if held_as == HeldAs::Mended {
         forget_set_aside(work.sql(), arrival)?;
     }
-    let location = work.append(&segment_family("intake", &head.study), &arrival.record)?;
+    let family = segment_family("intake", &arrival.head.study);
+    let location = work.append(&family, &arrival.record)?;
+    enter(work.sql(), arrival, &location)?;
+    Ok(held_as)
+}
+
+/// Enters an instance whose record is at `location` into the index.
+fn enter(sql: &Connection, arrival: &Digested, location: &Location) -> store::rusqlite::Result<()> {
+    let head = &arrival.head;
     let (segment, offset, length) = location.to_columns();
     let now_ms = i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX);
-    work.sql()
-        .prepare_cached(
-            "INSERT INTO study (study_uid, priority, consent, received_at_ms, open)
+    sql.prepare_cached(
+        "INSERT INTO study (study_uid, priority, consent, received_at_ms, open)
          VALUES (?1, ?2, 0, ?3, 1)
          ON CONFLICT DO UPDATE SET open = 1",
-        )?
-        .execute(params![
-            head.study.as_str(),
-            Priority::default().code(),
-            now_ms
-        ])?;
-    work.sql()
-        .prepare_cached(
-            "INSERT INTO instance
+    )?
+    .execute(params![
+        head.study.as_str(),
+        Priority::default().code(),
+        now_ms
+    ])?;
+    sql.prepare_cached(
+        "INSERT INTO instance
          (study_uid, sop_uid, digest, file_bytes, held_at_ms, segment, offset, length)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
-            head.study.as_str(),
-            head.sop.as_str(),
-            arrival.digest.digest().as_bytes(),
-            i64::try_from(arrival.record.body().len()).unwrap_or(i64::MAX),
-            now_ms,
-            segment,
-            offset,
-            length,
-        ])?;
-    Ok(held_as)
+    )?
+    .execute(params![
+        head.study.as_str(),
+        head.sop.as_str(),
+        arrival.digest.digest().as_bytes(),
+        i64::try_from(arrival.record.body().len()).unwrap_or(i64::MAX),
+        now_ms,
+        segment,
+        offset,
+        length,
+    ])?;
+    Ok(())
+}
+
+impl Vault {
+    /// Takes a whole intake record that the index does not know into the index, where it lies.
+    ///
+    /// Says whether it was new. What is no instance is left where it is.
+    pub(super) fn adopt_record(&self, location: Location) -> Result<bool, VaultError> {
+        let file = self.0.writer.segments().read(&location)?.into_body();
+        let Some(arrival) = parse(file) else {
+            return Ok(false);
+        };
+        let arrival = Digested::of(arrival)?;
+        let adopted = self.0.writer.run_blocking(move |work| {
+            let sql = work.sql();
+            let kept = kept_under(sql, &arrival)?;
+            if kept.iter().any(|kept| kept.digest == arrival.digest) {
+                return Ok::<_, VaultError>(false);
+            }
+            enter(sql, &arrival, &location)?;
+            Ok(true)
+        });
+        Ok(adopted.map_err(VaultError::from)?.into_inner())
+    }
+}
+
+/// Reads a kept file as what it was when it arrived.
+fn parse(file: Vec<u8>) -> Option<Arrival> {
+    let parts = Part10::parse(&file).ok()?;
+    let data_set_at = parts.data_set.start;
+    let head = InstanceHead::read(file.get(data_set_at..)?, &parts.transfer_syntax).ok()?;
+    Some(Arrival {
+        head,
+        transfer_syntax: parts.transfer_syntax,
+        file,
+        data_set_at,
+    })
 }
 
 /// The digests held under an arrival's UID, and which of these cannot be packed as they are kept.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use codec::{Decoder, Limits};
 use store::rusqlite::{Connection, Row, params};
 use store::{Location, RecordKind, StoreError};
-use study::{Digest, SopInstanceUid};
+use study::dataset::InstanceHead;
+use study::part10::Part10;
+use study::{Digest, InstanceDigest, SopInstanceUid};
 use thiserror::Error;
 
 use super::Vault;
@@ -31,6 +33,9 @@ pub enum FetchError {
         /// Which one was wanted.
         asked: u32,
     },
+    /// The index leads to something else; it is not given out.
+    #[error("what is stored is not instance {0} as it was taken in")]
+    Other(SopInstanceUid),
     /// What is on disk is damaged; it is not given out.
     #[error("what is stored is damaged")]
     Damaged(#[source] codec::DecodeError),
@@ -46,7 +51,7 @@ impl FetchError {
     /// Whether the bytes are gone or damaged, so that to try again is no use.
     pub fn is_loss(&self) -> bool {
         match self {
-            Self::Damaged(_) => true,
+            Self::Damaged(_) | Self::Other(_) => true,
             Self::Store(StoreError::Damaged { .. } | StoreError::NoSegment(_)) => true,
             Self::Store(StoreError::Io { source, .. }) => {
                 source.kind() == std::io::ErrorKind::NotFound
@@ -68,10 +73,16 @@ pub struct KeptFile {
     pub versions: usize,
 }
 
-/// Where an instance's bytes are.
+/// Where an instance's bytes are said to be.
 enum Place {
     Intake(Location),
     Packed { group: i64, file: usize },
+}
+
+/// One instance as the index has it.
+struct Entry {
+    place: Place,
+    digest: InstanceDigest,
 }
 
 impl Vault {
@@ -85,15 +96,15 @@ impl Vault {
     }
 
     fn read_file(&self, sop: &SopInstanceUid, version: u32) -> Result<KeptFile, FetchError> {
-        let places = self.0.readers.with(|sql| places(sql, sop))?;
-        if places.is_empty() {
+        let entries = self.0.readers.with(|sql| entries(sql, sop))?;
+        if entries.is_empty() {
             return Err(FetchError::Unknown(sop.clone()));
         }
-        let versions = places.len();
+        let versions = entries.len();
         let index = usize::try_from(version)
             .unwrap_or(usize::MAX)
             .wrapping_sub(1);
-        let place = places
+        let entry = entries
             .into_iter()
             .nth(index)
             .ok_or_else(|| FetchError::NoSuchVersion {
@@ -101,10 +112,15 @@ impl Vault {
                 kept: versions,
                 asked: version,
             })?;
-        let bytes = match place {
+        let bytes = match entry.place {
             Place::Intake(location) => self.0.writer.segments().read(&location)?.into_body(),
             Place::Packed { group, file } => self.unpack(group, file)?,
         };
+        // Segments and units carry digests of their own; that the index leads to the right one is
+        // checked here.
+        if !is_instance(&bytes, sop, &entry.digest) {
+            return Err(FetchError::Other(sop.clone()));
+        }
         Ok(KeptFile { bytes, versions })
     }
 
@@ -158,23 +174,36 @@ impl Vault {
     }
 }
 
-fn places(sql: &Connection, sop: &SopInstanceUid) -> store::rusqlite::Result<Vec<Place>> {
+/// Whether a file is the instance with this UID and this digest.
+fn is_instance(file: &[u8], sop: &SopInstanceUid, digest: &InstanceDigest) -> bool {
+    let Ok(parts) = Part10::parse(file) else {
+        return false;
+    };
+    let data_set = file.get(parts.data_set).unwrap_or_default();
+    let head = InstanceHead::read(data_set, &parts.transfer_syntax);
+    head.is_ok_and(|head| head.sop == *sop)
+        && InstanceDigest::of(&parts.transfer_syntax, data_set) == *digest
+}
+
+fn entries(sql: &Connection, sop: &SopInstanceUid) -> store::rusqlite::Result<Vec<Entry>> {
     sql.prepare_cached(
-        "SELECT segment, offset, length, group_id, file_number FROM instance
+        "SELECT segment, offset, length, group_id, file_number, digest FROM instance
          WHERE sop_uid = ?1 ORDER BY instance_id",
     )?
-    .query_map([sop.as_str()], place)?
+    .query_map([sop.as_str()], entry)?
     .collect()
 }
 
-fn place(row: &Row<'_>) -> store::rusqlite::Result<Place> {
-    Ok(match row.get::<_, Option<i64>>(3)? {
+fn entry(row: &Row<'_>) -> store::rusqlite::Result<Entry> {
+    let place = match row.get::<_, Option<i64>>(3)? {
         Some(group) => Place::Packed {
             group,
             file: row.get(4)?,
         },
         None => Place::Intake(Location::from_row(row, 0)?),
-    })
+    };
+    let digest = InstanceDigest::from_digest(Digest::from_bytes(row.get(5)?));
+    Ok(Entry { place, digest })
 }
 
 fn units_of_group(sql: &Connection, group: i64) -> store::rusqlite::Result<Vec<Location>> {

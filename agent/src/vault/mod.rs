@@ -136,7 +136,7 @@ impl Vault {
         let connection = store::open_database(&index, schema::MIGRATIONS)?;
         let mut segments = Segments::open(Arc::new(disk), &connection)?
             .with_segment_bytes_max(config.segment_bytes.get());
-        let idle = recovery::recover(&mut segments, &connection, &key.id())?;
+        let salvage = recovery::recover(&mut segments, &connection, &key.id())?;
         let writer = Writer::spawn(segments, connection)?;
         let vault = Self(Arc::new(Inner {
             writer,
@@ -148,23 +148,31 @@ impl Vault {
             arrived: watch::Sender::new(()),
             changed: watch::Sender::new(()),
         }));
-        vault.begin(idle)?;
+        vault.begin(salvage)?;
         Ok(vault)
     }
 
-    /// Drops segments that hold nothing any more and writes the first record of a new journal.
-    fn begin(&self, idle: Vec<store::SegmentName>) -> Result<(), OpenError> {
+    /// Drops segments that hold nothing any more, writes the first record of a new journal, and
+    /// takes in what the index does not know.
+    fn begin(&self, salvage: recovery::Salvage) -> Result<(), OpenError> {
         let key = Arc::clone(&self.0.key);
         let begun = self
             .0
             .writer
             .run_blocking(move |work| -> Result<(), VaultError> {
-                for segment in &idle {
+                for segment in &salvage.empty {
                     work.remove_segment_after_commit(segment)?;
                 }
                 records::open_journal(work.sql(), &key)
             });
         begun.map_err(VaultError::from)?;
+        let mut adopted = 0;
+        for location in salvage.unknown {
+            adopted += u32::from(self.adopt_record(location)?);
+        }
+        if adopted > 0 {
+            tracing::warn!(adopted, "took instances in that the index did not know");
+        }
         Ok(())
     }
 

@@ -2,20 +2,31 @@
 
 use identity::NodeId;
 use store::rusqlite::{Connection, OptionalExtension, params};
-use store::{SegmentName, Segments};
+use store::{Found, Location, SegmentName, Segments};
 
 use super::OpenError;
+use super::fetch::INTAKE_FILE;
 
-/// Truncates what a power cut left torn and names the segments that nothing refers to.
+/// What recovery found.
+#[derive(Default)]
+pub(super) struct Salvage {
+    /// Segments in which nothing whole is left.
+    pub(super) empty: Vec<SegmentName>,
+    /// Whole intake records that the index does not know, to be taken in where they lie.
+    pub(super) unknown: Vec<Location>,
+}
+
+/// Truncates what a power cut left torn, and finds what is whole and unknown to the index.
 ///
-/// A record behind the part of a segment that the index knows was never acknowledged to anyone:
-/// the peer keeps it and sends it again, so it is left out. That holds for an index that has seen
-/// all that was acknowledged; one that has seen nothing has no say in what is let go.
+/// A record behind the part of a segment that the index knows was mostly acknowledged to nobody;
+/// but an index whose last commits are gone looks the same, and the record may then be the only
+/// copy. So nothing whole is ever let go here. Packed units that the index does not know are what
+/// an interrupted packing leaves: their instances are intake records still.
 pub(super) fn recover(
     segments: &mut Segments,
     sql: &Connection,
     unit: &NodeId,
-) -> Result<Vec<SegmentName>, OpenError> {
+) -> Result<Salvage, OpenError> {
     match author(sql)? {
         Some(index) if index != *unit => {
             let key = *unit;
@@ -27,24 +38,27 @@ pub(super) fn recover(
         }
         Some(_) | None => {}
     }
-    let mut idle = Vec::new();
+    let mut salvage = Salvage::default();
     for segment in segments.list() {
         let known_upto = known_upto(sql, &segment)?;
         let recovered = segments.recover(&segment, known_upto)?;
-        let unacknowledged = recovered.found.len();
+        let unknown = recovered.found.len();
         if !recovered.damaged.is_empty() || recovered.missing_bytes > 0 {
             let (damaged, missing_bytes) = (recovered.damaged.len(), recovered.missing_bytes);
             tracing::error!(%segment, damaged, missing_bytes, "damage in a segment");
         }
-        if recovered.truncated_bytes > 0 || unacknowledged > 0 {
+        if recovered.truncated_bytes > 0 || unknown > 0 {
             let truncated_bytes = recovered.truncated_bytes;
-            tracing::warn!(%segment, truncated_bytes, unacknowledged, "repaired a segment's end");
+            tracing::warn!(%segment, truncated_bytes, unknown, "repaired a segment's end");
         }
-        if known_upto == 0 {
-            idle.push(segment);
+        if known_upto == 0 && unknown == 0 && recovered.damaged.is_empty() {
+            salvage.empty.push(segment);
         }
+        let intake = |found: &Found| found.header.kind == INTAKE_FILE;
+        let found = recovered.found.into_iter().filter(intake);
+        salvage.unknown.extend(found.map(|found| found.location));
     }
-    Ok(idle)
+    Ok(salvage)
 }
 
 /// Whose own journal the index holds; its first record is written when the vault is first opened.

@@ -546,3 +546,49 @@ async fn progress_is_what_the_hub_says_now_and_never_more_than_there_is() {
     // Its disk failed it: the hub holds nothing any more.
     assert_eq!(at_hub(0).await.0, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_leads_to_another_instance_is_not_believed() {
+    let world = World::new();
+    let vault = world.open().await;
+    hold(&vault, "1.2", "1.2.1", "one").await;
+    let (_, second) = hold(&vault, "1.2", "1.2.2", "two").await;
+    pack(&vault, later()).await;
+    drop(vault);
+    let index = world.folder.path().join("index.sqlite");
+    let sql = store::rusqlite::Connection::open(index).unwrap();
+    sql.execute(
+        "UPDATE instance SET file_number = 1 WHERE sop_uid = '1.2.1'",
+        [],
+    )
+    .unwrap();
+    drop(sql);
+    let vault = world.open().await;
+    let other = vault.file(&sop("1.2.1"), 1);
+    assert!(matches!(other, Err(FetchError::Other(_))), "{other:?}");
+    assert_eq!(vault.file(&sop("1.2.2"), 1).unwrap().bytes, second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_whole_and_unknown_to_the_index_is_taken_in_again() {
+    let world = World::new();
+    let vault = world.open().await;
+    hold(&vault, "1.2", "1.2.1", "one").await;
+    drop(vault);
+    let index = world.folder.path().join("index.sqlite");
+    let before = std::fs::read(&index).unwrap();
+    let vault = world.open().await;
+    let (_, late) = hold(&vault, "1.2", "1.2.2", "two").await;
+    let (_, other) = hold(&vault, "1.3", "1.3.1", "three").await;
+    drop(vault);
+
+    // The index has lost its last commits; the segments have everything.
+    std::fs::write(&index, before).unwrap();
+    let vault = world.open().await;
+    assert_eq!(vault.file(&sop("1.2.2"), 1).unwrap().bytes, late);
+    assert_eq!(vault.file(&sop("1.3.1"), 1).unwrap().bytes, other);
+    assert_eq!(vault.studies().unwrap().len(), 2);
+    drop(vault);
+    let vault = world.open().await;
+    assert_eq!(vault.file(&sop("1.3.1"), 1).unwrap().bytes, other);
+}
