@@ -45,9 +45,15 @@ impl Server {
         let handle = File::open(folder).map_err(ControlError::io("open", folder))?;
         // Made under another name: at its own, it is owner-only and listening from the first moment on.
         let fresh = within(&handle, "control.sock.new");
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
-            _ => {}
+        // What is there is stale, as the lock is ours. It goes first: a full disk may have no inode
+        // for two.
+        for stale in [&fresh, &within(&handle, SOCKET)] {
+            match fs::remove_file(stale) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed()(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
         }
         let listener = UnixListener::bind(&fresh).map_err(failed())?;
         fs::set_permissions(&fresh, Permissions::from_mode(0o600)).map_err(failed())?;
