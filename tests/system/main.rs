@@ -6,14 +6,20 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod counts;
+mod disk_full;
+mod duplicates;
+mod durability;
+mod flips;
 mod impostor;
 mod kills;
 mod link;
+mod lone;
 mod one_study;
 mod peers;
 mod proof;
 mod refusals;
 mod resume;
+mod small_disk;
 mod strangers;
 
 use kit::process::Programs;
