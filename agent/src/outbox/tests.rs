@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use identity::NodeKey;
 use study::StudyUid;
-use study::dataset::InstanceHead;
 
 use super::*;
 use crate::config::VaultConfig;
-use crate::vault::{Arrival, BatchRule, Due, Now, Packed};
+use crate::vault::tests::arrival;
+use crate::vault::{BatchRule, Due, Now, Packed};
 
 const RULE: BatchRule = BatchRule {
     instances: 1,
@@ -29,17 +29,10 @@ async fn vault(folder: &tempfile::TempDir) -> Vault {
     });
     let vault = opened.await.unwrap();
     let study = StudyUid::parse("1.2").unwrap();
-    let head = InstanceHead {
-        study: study.clone(),
-        ..head()
-    };
-    let arrival = Arrival {
-        head,
-        transfer_syntax: study::TransferSyntaxUid::parse("1.2.840.10008.1.2.1").unwrap(),
-        file: b"a file".to_vec(),
-        data_set_at: 0,
-    };
-    vault.hold(arrival).await.unwrap();
+    vault
+        .hold(arrival("1.2", "1.2.1", "a slice"))
+        .await
+        .unwrap();
     let Ok(Due::Batch(batch)) = vault.next_batch(RULE, Now::read(), &BTreeSet::new()) else {
         panic!("a batch is due");
     };
@@ -48,18 +41,6 @@ async fn vault(folder: &tempfile::TempDir) -> Vault {
     let basis = journal::ConsentBasis::Spoken;
     vault.record_consent(study, basis, None).await.unwrap();
     vault
-}
-
-fn head() -> InstanceHead {
-    let element = |tag: [u8; 4], value: &[u8; 6]| [&tag[..], b"UI\x06\x00", value].concat();
-    let data_set = [
-        element([8, 0, 0x16, 0], b"1.2.3\0"),
-        element([8, 0, 0x18, 0], b"1.2.4\0"),
-        element([0x20, 0, 0x0d, 0], b"1.2.5\0"),
-        element([0x20, 0, 0x0e, 0], b"1.2.6\0"),
-    ];
-    let explicit = study::TransferSyntaxUid::parse("1.2.840.10008.1.2.1").unwrap();
-    InstanceHead::read(&data_set.concat(), &explicit).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

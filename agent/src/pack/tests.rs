@@ -4,12 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use identity::NodeKey;
-use study::dataset::InstanceHead;
-use study::{SopInstanceUid, TransferSyntaxUid};
+use study::SopInstanceUid;
 
 use super::*;
 use crate::config::VaultConfig;
-use crate::vault::Arrival;
+use crate::vault::tests::arrival;
 
 const SETTINGS: Settings = Settings {
     batch_instances: 2,
@@ -31,30 +30,8 @@ async fn open(folder: &Path) -> Vault {
     opened.await.unwrap()
 }
 
-fn element(tag: [u8; 4], value: &str) -> Vec<u8> {
-    let mut value = value.as_bytes().to_vec();
-    value.resize(value.len().next_multiple_of(2), 0);
-    let length = u16::try_from(value.len()).unwrap().to_le_bytes();
-    [&tag[..], b"UI", &length, &value].concat()
-}
-
 async fn hold(vault: &Vault, study: &str, sop: &str) {
-    let file = [
-        element([8, 0, 0x16, 0], "1.2.840.10008.5.1.4.1.1.2"),
-        element([8, 0, 0x18, 0], sop),
-        element([0x20, 0, 0x0d, 0], study),
-        element([0x20, 0, 0x0e, 0], "1.2.3.4"),
-    ]
-    .concat();
-    let transfer_syntax = TransferSyntaxUid::parse("1.2.840.10008.1.2.1").unwrap();
-    let head = InstanceHead::read(&file, &transfer_syntax).unwrap();
-    let arrival = Arrival {
-        head,
-        transfer_syntax,
-        file,
-        data_set_at: 0,
-    };
-    vault.hold(arrival).await.unwrap();
+    vault.hold(arrival(study, sop, "a slice")).await.unwrap();
 }
 
 /// Packs until `done` says so of the studies.

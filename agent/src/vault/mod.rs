@@ -244,4 +244,4 @@ impl Drop for Attendance {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

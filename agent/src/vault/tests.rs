@@ -95,7 +95,7 @@ fn element(tag: [u8; 4], vr: &[u8; 2], value: &str) -> Vec<u8> {
 }
 
 /// A data set that has what the vault needs, and some words that make it differ.
-fn arrival(study: &str, sop: &str, words: &str) -> Arrival {
+pub(crate) fn arrival(study: &str, sop: &str, words: &str) -> Arrival {
     let class = "1.2.840.10008.5.1.4.1.1.2";
     let data_set = [
         element([8, 0, 0x16, 0], b"UI", class),
