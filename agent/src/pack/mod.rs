@@ -8,11 +8,13 @@
 mod squeeze;
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use codec::Tier;
 use study::StudyUid;
 use thiserror::Error;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// How long a study is passed over whose batch could not be packed.
 const PASSED_OVER: Duration = Duration::from_secs(60);
+/// By how much the codec is nicer than the rest of the program: what scanners and the hub wait for goes first.
+const NICE: i32 = 10;
 
 /// What packing is told by the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -153,11 +157,8 @@ impl Packer {
             Due::After(wait_ms) => return Ok(self.wait(now, Some(Duration::from_millis(wait_ms)))),
             Due::Nothing => return Ok(self.wait(now, None)),
         };
-        let packed = tokio::task::spawn_blocking({
-            let vault = self.vault.clone();
-            move || pack(&vault, batch, tier)
-        });
-        let packed = packed.await.expect("packing does not panic")?;
+        let vault = self.vault.clone();
+        let packed = in_background(move || pack(&vault, batch, tier)).await?;
         let instances = packed.batch.items.len();
         let bytes_packed: u64 = packed.units.iter().map(|unit| unit.len() as u64).sum();
         let Revision {
@@ -197,6 +198,20 @@ impl Packer {
         tokio::time::sleep(RETRY_DELAY).await;
         Next::Again
     }
+}
+
+/// Does the work on a thread of its own, with what the processors have to spare and a small share in any case.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, done) = oneshot::channel();
+    let worker = thread::Builder::new().name("pack".to_owned());
+    let started = worker.spawn(move || {
+        // On Linux this is of the calling thread alone. A system that refuses lets packing slow intake down, no more.
+        let _ = rustix::process::nice(NICE);
+        // Nobody waits for it any more when the program stops.
+        let _ = tell.send(work());
+    });
+    started.expect("the system has a thread left");
+    done.await.expect("packing does not panic")
 }
 
 fn log(error: &(dyn std::error::Error + 'static), what: &str) {
