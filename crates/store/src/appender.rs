@@ -5,7 +5,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::disk::DiskFile;
-use crate::error::StoreError;
+use crate::doomed::Doomed;
+use crate::error::{StoreError, is_full};
 use crate::name::{Location, SegmentName, is_family};
 use crate::record::Record;
 use crate::segments::Segments;
@@ -44,12 +45,25 @@ impl Appender {
         }
     }
 
-    pub(crate) fn append(&mut self, family: &str, record: &Record) -> Result<Location, StoreError> {
+    /// Appends records one behind the other, all to one segment; on an error nothing of them is left.
+    pub(crate) fn append(
+        &mut self,
+        family: &str,
+        records: &[Record],
+    ) -> Result<Location, StoreError> {
         if !is_family(family) {
             return Err(StoreError::Family(family.to_owned()));
         }
-        let head = record.encode_head();
-        let bytes = (head.len() + record.body().len()) as u64;
+        if records.is_empty() {
+            return Err(StoreError::EmptyRun);
+        }
+        let heads: Vec<_> = records.iter().map(Record::encode_head).collect();
+        let mut parts: Vec<_> = heads
+            .iter()
+            .zip(records)
+            .flat_map(|(head, record)| [IoSlice::new(head), IoSlice::new(record.body())])
+            .collect();
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
         let failed = |error: io::Error| {
             if is_full(&error) {
                 StoreError::Full {
@@ -67,8 +81,7 @@ impl Appender {
             .tails
             .get_mut(family)
             .expect("make_room has put it there");
-        let parts = &mut [IoSlice::new(&head), IoSlice::new(record.body())];
-        if let Err(error) = tail.file.write_at(parts, tail.bytes) {
+        if let Err(error) = tail.file.write_at(&mut parts, tail.bytes) {
             if tail.file.truncate(tail.bytes).is_err() {
                 // What is torn stays behind what counts; nothing may follow it.
                 self.tails.remove(family);
@@ -160,11 +173,11 @@ impl Appender {
         Ok(())
     }
 
-    /// Unlinks segments, durably.
-    pub(crate) fn remove(&mut self, segments: &[SegmentName]) -> Result<(), StoreError> {
-        for segment in segments {
+    /// Unlinks segments, durably; those to be wiped are zeros before.
+    pub(crate) fn remove(&mut self, doomed: &[Doomed]) -> Result<(), StoreError> {
+        for Doomed { segment, wipe } in doomed {
             self.close(segment);
-            self.segments.remove(segment)?;
+            self.segments.remove(segment, *wipe)?;
         }
         self.sync_dir()
     }
@@ -175,11 +188,4 @@ impl Appender {
             .sync_dir()
             .map_err(StoreError::io("sync", "the folder of segments"))
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

@@ -10,17 +10,17 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::disk::{forget_cached, sync_parent};
+use crate::doomed;
 use crate::error::StoreError;
 
-pub(crate) const DOOMED_TABLE: &str = "store_doomed_segment";
-
-const BUSY_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(5);
 const IDLE_READERS_MAX: usize = 8;
 
 /// Opens a database, or makes it for its owner only, and runs the `migrations` that it has not seen.
 ///
 /// Migrations go forward only; number n is run once, in a transaction that also sets `user_version` to n.
-/// The database is in WAL mode with `synchronous=FULL`: a commit is on the disk when it returns.
+/// The database is in WAL mode with `synchronous=FULL`: a commit is on the disk when it returns. With
+/// `secure_delete=ON` what is deleted is overwritten with zeros; see [`Writer::truncate_log`](crate::Writer).
 pub fn open_database(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     // Closed again before SQLite opens it: closing any handle of a file gives up SQLite's locks on it.
     prepare_files(path).map_err(StoreError::io("open", path.display()))?;
@@ -31,10 +31,7 @@ pub fn open_database(path: &Path, migrations: &[&str]) -> Result<Connection, Sto
     let mut connection = Connection::open(path).map_err(failed)?;
     configure(&connection).map_err(failed)?;
     migrate(&mut connection, path, migrations)?;
-    let doomed = format!(
-        "CREATE TABLE IF NOT EXISTS {DOOMED_TABLE} (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID"
-    );
-    connection.execute(&doomed, ()).map_err(failed)?;
+    doomed::make_list(&connection).map_err(failed)?;
     Ok(connection)
 }
 
@@ -46,7 +43,7 @@ fn prepare_files(path: &Path) -> io::Result<()> {
     match File::open(PathBuf::from(wal)) {
         Ok(file) => {
             file.sync_data()?;
-            forget_cached(&file)?;
+            forget_cached(&file, 0..u64::MAX)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -59,7 +56,7 @@ fn prepare_files(path: &Path) -> io::Result<()> {
         .mode(0o600)
         .open(path)?;
     file.sync_data()?;
-    forget_cached(&file)?;
+    forget_cached(&file, 0..u64::MAX)?;
     sync_parent(path)
 }
 
@@ -72,8 +69,18 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
         )));
     }
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
-    // What the log holds goes into the database, and the log starts empty.
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))
+    // Answers with a row.
+    connection.query_row("PRAGMA secure_delete = ON", (), |_| Ok(()))?;
+    // Nobody else has it open.
+    empty_log(connection).map(drop)
+}
+
+/// Puts what the log holds into the database and makes the log's file empty; false if somebody still reads from
+/// the log.
+pub(crate) fn empty_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
+        row.get(0).map(|busy: bool| !busy)
+    })
 }
 
 fn migrate(

@@ -2,6 +2,8 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +12,9 @@ use rustix::fs::{Advice, fadvise, statvfs};
 use rustix::io::{Errno, pwritev};
 
 use crate::error::StoreError;
+
+/// Pages are of 4 to 64 KiB, depending on the processor.
+const PAGE_BYTES_MAX: u64 = 64 << 10;
 
 /// A flat folder of files.
 ///
@@ -42,8 +47,8 @@ pub trait DiskFile: Send + Sync {
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Makes the file's bytes and its length durable.
     fn sync_data(&self) -> io::Result<()>;
-    /// Makes later reads come from the medium and not from memory.
-    fn forget_cached(&self) -> io::Result<()>;
+    /// Makes later reads of these bytes come from the medium and not from memory; `..u64::MAX` is to the end.
+    fn forget_cached(&self, range: Range<u64>) -> io::Result<()>;
 }
 
 /// A folder of the file system.
@@ -80,8 +85,14 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Makes later reads of `file` come from the medium: the kernel drops the pages that it thinks are clean.
-pub(crate) fn forget_cached(file: &File) -> io::Result<()> {
-    Ok(fadvise(file, 0, None, Advice::DontNeed)?)
+pub(crate) fn forget_cached(file: &File, range: Range<u64>) -> io::Result<()> {
+    // It drops no page of which only a part is asked for.
+    let start = range.start - range.start % PAGE_BYTES_MAX;
+    let bytes = range
+        .end
+        .checked_next_multiple_of(PAGE_BYTES_MAX)
+        .and_then(|end| NonZeroU64::new(end.saturating_sub(start)));
+    Ok(fadvise(file, start, bytes, Advice::DontNeed)?)
 }
 
 impl Disk for FsDisk {
@@ -158,7 +169,7 @@ impl DiskFile for FsFile {
         self.0.sync_data()
     }
 
-    fn forget_cached(&self) -> io::Result<()> {
-        forget_cached(&self.0)
+    fn forget_cached(&self, range: Range<u64>) -> io::Result<()> {
+        forget_cached(&self.0, range)
     }
 }

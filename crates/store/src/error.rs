@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use rusqlite::ffi::{SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE};
 use thiserror::Error;
 
 use crate::name::{Location, SegmentName};
@@ -44,6 +45,9 @@ pub enum StoreError {
     /// A family may be 1 to 64 characters of a-z, 0-9 and `-`.
     #[error("{0:?} is not the name of a family")]
     Family(String),
+    /// A run has one record at least.
+    #[error("a run of no records")]
+    EmptyRun,
     /// Envelope and meta may have 65,535 bytes each.
     #[error("{part} of {bytes} bytes is too long for a record header")]
     HeaderTooLong {
@@ -80,6 +84,9 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
+    /// A reader has kept the index's log from being emptied; it may be tried again.
+    #[error("a reader is in the way of emptying the index's log")]
+    LogInUse,
     /// The index refused a statement.
     #[error("the index refused a statement")]
     Index(#[from] rusqlite::Error),
@@ -89,6 +96,27 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether room on the disk may be all that is missing.
+    ///
+    /// SQLite says of a file that it cannot make only that it cannot open it.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Io { source, .. } => is_full(source),
+            Self::OpenIndex { source, .. }
+            | Self::Migration { source, .. }
+            | Self::Index(source) => index_is_full(source),
+            Self::NoSegment(_)
+            | Self::Damaged { .. }
+            | Self::Family(_)
+            | Self::EmptyRun
+            | Self::HeaderTooLong { .. }
+            | Self::NewerIndex { .. }
+            | Self::LogInUse
+            | Self::WriterPanicked => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, name: impl ToString) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             action,
@@ -96,6 +124,26 @@ impl StoreError {
             source,
         }
     }
+}
+
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn index_is_full(error: &rusqlite::Error) -> bool {
+    let Some(cause) = error.sqlite_error() else {
+        return false;
+    };
+    let cannot_grow = [
+        SQLITE_FULL,
+        SQLITE_CANTOPEN,
+        SQLITE_IOERR_SHMOPEN,
+        SQLITE_IOERR_SHMSIZE,
+    ];
+    cannot_grow.contains(&cause.extended_code)
 }
 
 /// What is wrong with stored bytes.
@@ -116,6 +164,9 @@ pub enum Damage {
     /// The body's digest is wrong.
     #[error("the body's digest is wrong")]
     Body,
+    /// The medium does not give the bytes back.
+    #[error("the medium does not give the bytes back")]
+    Unreadable,
     /// A later version of the program wrote it.
     #[error("its version {0} is not known to this program")]
     Version(u8),

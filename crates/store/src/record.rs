@@ -104,6 +104,13 @@ impl Record {
         self.body
     }
 
+    /// How many bytes it takes up in a segment. The records of a run lie one right behind the other.
+    pub fn stored_bytes(&self) -> u64 {
+        let header = &self.header;
+        let head = FIXED_BYTES + header.envelope.len() + header.meta.len() + CHECKSUM_BYTES;
+        (head + self.body.len()) as u64
+    }
+
     pub(crate) fn encode_head(&self) -> Vec<u8> {
         let header = &self.header;
         let short = |part: &[u8]| {

@@ -8,10 +8,13 @@ use study::Digest;
 use crate::disk::DiskFile;
 use crate::error::{Damage, StoreError};
 use crate::name::{Location, SegmentName};
+use crate::reading::read_head;
 use crate::record::{FIXED_BYTES, Head, MAGIC, RecordHeader};
-use crate::segments::{Segments, read_head};
+use crate::segments::Segments;
 
 const BLOCK_BYTES: usize = 1 << 20;
+/// What a medium fails to give back, it fails to give back in pieces of at least this.
+const UNREADABLE_BYTES: u64 = 4096;
 
 /// A whole record that the index does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +40,25 @@ pub struct Recovered {
     pub missing_bytes: u64,
 }
 
-enum Look {
+pub(crate) enum Look {
     Whole(Head),
     /// The header is whole and says how long the record is; the body is not the one that was stored.
-    RottenBody(u64),
+    BadBody {
+        bytes: u64,
+        damage: Damage,
+    },
     /// The header is whole, the body is not all there.
     TornBody,
-    NoHeader,
+    NoHeader(Damage),
+}
+
+/// What is done about bytes that the medium does not give back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// They are an error.
+    Fails,
+    /// They are damage.
+    Skipped,
 }
 
 impl Segments {
@@ -58,7 +73,7 @@ impl Segments {
     ) -> Result<Recovered, StoreError> {
         let file = self.file(segment)?;
         file.sync_data().map_err(StoreError::io("sync", segment))?;
-        file.forget_cached()
+        file.forget_cached(0..u64::MAX)
             .map_err(StoreError::io("read again", segment))?;
         let failed = || StoreError::io("recover", segment);
 
@@ -74,8 +89,8 @@ impl Segments {
                 offset: at,
                 bytes,
             };
-            at = match look(file.as_ref(), at, end).map_err(failed())? {
-                Ok(Look::Whole(head)) => {
+            at = match look(file.as_ref(), at, end, Unreadable::Fails).map_err(failed())? {
+                Look::Whole(head) => {
                     let bytes = head.head_bytes + head.body_bytes;
                     let found = Found {
                         location: location(bytes),
@@ -85,27 +100,30 @@ impl Segments {
                     recovered.found.push(found);
                     at + bytes
                 }
-                Ok(Look::RottenBody(bytes)) => {
+                Look::BadBody { bytes, .. } => {
                     recovered.damaged.push(at..at + bytes);
                     at + bytes
                 }
-                Ok(Look::NoHeader)
-                    if header_behind(file.as_ref(), at + 1, end).map_err(failed())? =>
-                {
-                    recovered.damaged.push(at..end);
-                    end
-                }
-                Ok(Look::NoHeader | Look::TornBody) => {
-                    file.truncate(at)
-                        .map_err(StoreError::io("truncate", segment))?;
-                    recovered.truncated_bytes = end - at;
-                    end
-                }
-                Err(damage) => {
+                // Nothing behind it can be understood.
+                Look::NoHeader(damage @ Damage::Version(_)) => {
                     return Err(StoreError::Damaged {
                         location: location(end - at),
                         damage,
                     });
+                }
+                Look::NoHeader(_)
+                    if header_behind(file.as_ref(), at + 1, end, Unreadable::Fails)
+                        .map_err(failed())?
+                        .is_some() =>
+                {
+                    recovered.damaged.push(at..end);
+                    end
+                }
+                Look::NoHeader(_) | Look::TornBody => {
+                    file.truncate(at)
+                        .map_err(StoreError::io("truncate", segment))?;
+                    recovered.truncated_bytes = end - at;
+                    end
                 }
             };
         }
@@ -113,28 +131,35 @@ impl Segments {
     }
 }
 
-/// The inner error is a version that this program does not know: nothing behind it can be understood.
-fn look(file: &dyn DiskFile, at: u64, end: u64) -> io::Result<Result<Look, Damage>> {
-    let head = match read_head(file, at, end)? {
-        Ok(head) => head,
-        Err(version @ Damage::Version(_)) => return Ok(Err(version)),
-        Err(Damage::Short | Damage::NoRecord | Damage::Header | Damage::Length | Damage::Body) => {
-            return Ok(Ok(Look::NoHeader));
-        }
+/// Looks at what begins at `at`.
+pub(crate) fn look(
+    file: &dyn DiskFile,
+    at: u64,
+    end: u64,
+    unreadable: Unreadable,
+) -> io::Result<Look> {
+    let skip = unreadable == Unreadable::Skipped;
+    let head = match read_head(file, at, end) {
+        Ok(Ok(head)) => head,
+        Ok(Err(damage)) => return Ok(Look::NoHeader(damage)),
+        Err(_) if skip => return Ok(Look::NoHeader(Damage::Unreadable)),
+        Err(error) => return Err(error),
     };
     let body = at + head.head_bytes;
     let Some(next) = body
         .checked_add(head.body_bytes)
         .filter(|next| *next <= end)
     else {
-        return Ok(Ok(Look::TornBody));
+        return Ok(Look::TornBody);
     };
-    let whole = digest_of(file, body..next)? == head.digest;
-    Ok(Ok(if whole {
-        Look::Whole(head)
-    } else {
-        Look::RottenBody(next - at)
-    }))
+    let bytes = next - at;
+    let bad = |damage| Look::BadBody { bytes, damage };
+    Ok(match digest_of(file, body..next) {
+        Ok(digest) if digest == head.digest => Look::Whole(head),
+        Ok(_) => bad(Damage::Body),
+        Err(_) if skip => bad(Damage::Unreadable),
+        Err(error) => return Err(error),
+    })
 }
 
 fn digest_of(file: &dyn DiskFile, mut range: Range<u64>) -> io::Result<Digest> {
@@ -149,22 +174,49 @@ fn digest_of(file: &dyn DiskFile, mut range: Range<u64>) -> io::Result<Digest> {
     Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
 
-/// Tells whether a whole header starts anywhere in `from..end`.
-fn header_behind(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<bool> {
+/// Finds the first whole header that starts in `from..end`.
+pub(crate) fn header_behind(
+    file: &dyn DiskFile,
+    from: u64,
+    end: u64,
+    unreadable: Unreadable,
+) -> io::Result<Option<u64>> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut range = from..end;
     while range.end.saturating_sub(range.start) >= FIXED_BYTES as u64 {
-        let bytes = block_bytes(&range);
-        file.read_exact_at(&mut block[..bytes], range.start)?;
+        let mut bytes = block_bytes(&range);
+        if let Err(error) = file.read_exact_at(&mut block[..bytes], range.start) {
+            if unreadable == Unreadable::Fails {
+                return Err(error);
+            }
+            let next = (range.start / UNREADABLE_BYTES + 1) * UNREADABLE_BYTES;
+            let piece = range.start..next.min(range.end);
+            bytes = block_bytes(&piece);
+            if file
+                .read_exact_at(&mut block[..bytes], range.start)
+                .is_err()
+            {
+                range.start = piece.end;
+                continue;
+            }
+        }
         for (index, window) in block[..bytes].windows(MAGIC.len()).enumerate() {
-            if window == MAGIC && read_head(file, range.start + index as u64, end)?.is_ok() {
-                return Ok(true);
+            let at = range.start + index as u64;
+            if window == MAGIC && is_header(file, at, end, unreadable)? {
+                return Ok(Some(at));
             }
         }
         // A mark may lie across the border of two blocks.
-        range.start += (bytes - (MAGIC.len() - 1)) as u64;
+        range.start += bytes.saturating_sub(MAGIC.len() - 1).max(1) as u64;
     }
-    Ok(false)
+    Ok(None)
+}
+
+fn is_header(file: &dyn DiskFile, at: u64, end: u64, unreadable: Unreadable) -> io::Result<bool> {
+    match read_head(file, at, end) {
+        Err(_) if unreadable == Unreadable::Skipped => Ok(false),
+        head => Ok(head?.is_ok()),
+    }
 }
 
 fn block_bytes(range: &Range<u64>) -> usize {

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
-use crate::database::DOOMED_TABLE;
 use crate::disk::{Disk, DiskFile};
-use crate::error::{Damage, StoreError};
-use crate::name::{Location, SegmentName};
-use crate::record::{FIXED_BYTES, Fixed, Head, Record};
+use crate::doomed::{self, Doomed, remove_file};
+use crate::error::StoreError;
+use crate::name::SegmentName;
 
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 const OPEN_FILES_MAX: usize = 256;
@@ -93,34 +92,6 @@ impl Segments {
             .map_err(StoreError::io("measure", "the free space"))
     }
 
-    /// Reads a record and verifies its digest; from any thread, also while the writer appends.
-    pub fn read(&self, location: &Location) -> Result<Record, StoreError> {
-        let file = self.file(&location.segment)?;
-        let failed = || StoreError::io("read", &location.segment);
-        let damaged = |damage| StoreError::Damaged {
-            location: location.clone(),
-            damage,
-        };
-
-        let segment_bytes = file.bytes().map_err(failed())?;
-        let end = location
-            .offset
-            .checked_add(location.bytes)
-            .filter(|end| *end <= segment_bytes);
-        let end = end.ok_or(damaged(Damage::Short))?;
-        let head = read_head(file.as_ref(), location.offset, end)
-            .map_err(failed())?
-            .map_err(damaged)?;
-        if head.head_bytes.checked_add(head.body_bytes) != Some(location.bytes) {
-            return Err(damaged(Damage::Length));
-        }
-        let body_bytes = usize::try_from(head.body_bytes).map_err(|_| damaged(Damage::Length))?;
-        let mut body = vec![0; body_bytes];
-        file.read_exact_at(&mut body, location.offset + head.head_bytes)
-            .map_err(failed())?;
-        Record::from_stored(head, body).map_err(damaged)
-    }
-
     pub(crate) fn file(&self, name: &SegmentName) -> Result<Arc<dyn DiskFile>, StoreError> {
         let mut shelf = self.shelf();
         if let Some(file) = shelf.open.get(name) {
@@ -151,13 +122,14 @@ impl Segments {
         Ok((name, file))
     }
 
-    /// Unlinks a segment; durable after the folder's next sync.
-    pub(crate) fn remove(&self, name: &SegmentName) -> Result<(), StoreError> {
+    /// Unlinks a segment, which is wiped before if so told; durable after the folder's next sync.
+    pub(crate) fn remove(&self, name: &SegmentName, wipe: bool) -> Result<(), StoreError> {
         let mut shelf = self.shelf();
         shelf.open.remove(name);
         shelf.opened.retain(|n| n != name);
         shelf.names.remove(name);
-        remove_file(self.disk.as_ref(), name)
+        drop(shelf);
+        remove_file(self.disk.as_ref(), name, wipe)
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -177,52 +149,18 @@ impl Shelf {
     }
 }
 
-/// Reads the header at `offset` of a record that must end at or before `end`.
-pub(crate) fn read_head(
-    file: &dyn DiskFile,
-    offset: u64,
-    end: u64,
-) -> io::Result<Result<Head, Damage>> {
-    let room = end.saturating_sub(offset);
-    if room < FIXED_BYTES as u64 {
-        return Ok(Err(Damage::Short));
-    }
-    let mut fixed = [0; FIXED_BYTES];
-    file.read_exact_at(&mut fixed, offset)?;
-    let fixed = match Fixed::parse(fixed) {
-        Ok(fixed) => fixed,
-        Err(damage) => return Ok(Err(damage)),
-    };
-    let mut rest = vec![0; fixed.rest_bytes()];
-    if room < (FIXED_BYTES + rest.len()) as u64 {
-        return Ok(Err(Damage::Short));
-    }
-    file.read_exact_at(&mut rest, offset + FIXED_BYTES as u64)?;
-    Ok(fixed.finish(&rest))
-}
-
 fn finish_removals(disk: &dyn Disk, index: &Connection) -> Result<(), StoreError> {
-    let mut statement = index.prepare(&format!("SELECT name FROM {DOOMED_TABLE}"))?;
-    let doomed: Vec<SegmentName> = statement
-        .query_map((), |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+    let doomed = doomed::list(index)?;
     if doomed.is_empty() {
         return Ok(());
     }
-    for name in &doomed {
-        remove_file(disk, name)?;
+    for Doomed { segment, wipe } in &doomed {
+        remove_file(disk, segment, *wipe)?;
     }
     disk.sync_dir()
         .map_err(StoreError::io("sync", "the folder of segments"))?;
-    index.execute(&format!("DELETE FROM {DOOMED_TABLE}"), ())?;
-    Ok(())
-}
-
-fn remove_file(disk: &dyn Disk, name: &SegmentName) -> Result<(), StoreError> {
-    match disk.remove(name.as_str()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::io("remove", name)(error))
-        }
-        _ => Ok(()),
+    for Doomed { segment, .. } in &doomed {
+        doomed::forget(index, segment)?;
     }
+    Ok(())
 }

@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, DiskFile};
+
+const PAGE_BYTES: u64 = 4096;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Default)]
@@ -48,6 +51,7 @@ struct Inode {
     durable: Vec<u8>,
     /// What was done since the last sync, in order.
     pending: Vec<Change>,
+    unreadable: Vec<u64>,
 }
 
 enum Change {
@@ -120,6 +124,27 @@ impl CrashDisk {
     /// Turns one bit of a file over, on the medium and in memory.
     pub fn rot(&self, name: &str, offset: usize) {
         self.alter(name, |bytes| bytes[offset] ^= 1);
+    }
+
+    /// Turns one bit of a file over on the medium alone; who reads it sees so only after [`DiskFile::forget_cached`].
+    pub fn rot_medium(&self, name: &str, offset: usize) {
+        let mut state = self.state();
+        let inode = state.live[name];
+        state.inodes[inode].durable[offset] ^= 1;
+    }
+
+    /// Makes a page of 4 KiB unreadable: a read that touches it fails.
+    pub fn make_unreadable(&self, name: &str, page: u64) {
+        let mut state = self.state();
+        let inode = state.live[name];
+        state.inodes[inode].unreadable.push(page);
+    }
+
+    /// Whether the medium holds these bytes anywhere, in files that were removed as well.
+    pub fn medium_has(&self, bytes: &[u8]) -> bool {
+        let state = self.state();
+        let mut files = state.inodes.iter().map(|inode| &inode.durable);
+        files.any(|file| file.windows(bytes.len()).any(|window| window == bytes))
     }
 
     /// Changes a file on the medium and in memory.
@@ -251,7 +276,15 @@ impl DiskFile for CrashFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let state = self.state()?;
         state.powered()?;
-        let live = &state.inodes[self.inode].live;
+        let Inode {
+            live, unreadable, ..
+        } = &state.inodes[self.inode];
+        let touched = offset..offset + buffer.len() as u64;
+        let hit =
+            |page: &u64| touched.start < (page + 1) * PAGE_BYTES && page * PAGE_BYTES < touched.end;
+        if unreadable.iter().any(hit) {
+            return Err(io::Error::other("the medium does not give it back"));
+        }
         let found = live
             .get(at(offset)..at(offset) + buffer.len())
             .ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -293,7 +326,7 @@ impl DiskFile for CrashFile {
         Ok(())
     }
 
-    fn forget_cached(&self) -> io::Result<()> {
+    fn forget_cached(&self, _: Range<u64>) -> io::Result<()> {
         let mut state = self.state()?;
         let inode = &mut state.inodes[self.inode];
         let mut seen = inode.durable.clone();

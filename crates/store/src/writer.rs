@@ -10,7 +10,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::appender::Appender;
-use crate::database::DOOMED_TABLE;
+use crate::database::{BUSY_WAIT, empty_log};
+use crate::doomed::{self, Doomed};
 use crate::error::StoreError;
 use crate::name::{Location, SegmentName};
 use crate::record::Record;
@@ -20,6 +21,8 @@ const GROUP_JOBS_MAX: usize = 64;
 const GROUP_TIME_MAX: Duration = Duration::from_millis(10);
 /// How many jobs wait before those who bring more have to wait themselves.
 const QUEUE_JOBS_MAX: usize = 2 * GROUP_JOBS_MAX;
+/// How long emptying the log waits for readers.
+const LOG_WAIT: Duration = Duration::from_millis(250);
 const PREPARED_STATEMENTS_MAX: usize = 128;
 
 /// Proof that what it holds was synced to the disk and committed; only the writer makes one.
@@ -73,25 +76,50 @@ impl Work<'_> {
     ///
     /// On an error nothing of the record is left, and the job may go on without it.
     pub fn append(&mut self, family: &str, record: &Record) -> Result<Location, StoreError> {
-        self.appender.append(family, record)
+        self.append_run(family, std::slice::from_ref(record))
+    }
+
+    /// Appends records one right behind the other, and gives the place of all of them as one, which is what
+    /// [`Segments::read_run`] takes. They lie in one segment; a run larger than segments are gets its own.
+    ///
+    /// On an error nothing of any of them is left, and the job may go on without them.
+    pub fn append_run(&mut self, family: &str, records: &[Record]) -> Result<Location, StoreError> {
+        self.appender.append(family, records)
     }
 
     /// Unlinks a segment once this job is committed, a crash in between notwithstanding.
     ///
     /// That no row refers to it any more is for the job to know. Nothing is appended to it from here on.
     pub fn remove_segment_after_commit(&mut self, segment: &SegmentName) -> Result<(), StoreError> {
+        self.doom(segment, false)
+    }
+
+    /// Does what [`Work::remove_segment_after_commit`] does, and overwrites the file's bytes with zeros, synced,
+    /// before it is unlinked. The writer waits for that: for small segments.
+    ///
+    /// What this is worth on flash is said [there](crate#wiping).
+    pub fn wipe_segment_after_commit(&mut self, segment: &SegmentName) -> Result<(), StoreError> {
+        self.doom(segment, true)
+    }
+
+    fn doom(&mut self, segment: &SegmentName, wipe: bool) -> Result<(), StoreError> {
         self.appender.close(segment);
-        let insert = format!("INSERT OR IGNORE INTO {DOOMED_TABLE} (name) VALUES (?1)");
-        self.connection
-            .prepare_cached(&insert)?
-            .execute((segment,))?;
+        let segment = segment.clone();
+        doomed::doom(self.connection, &Doomed { segment, wipe })?;
         *self.removing = true;
         Ok(())
     }
 }
 
-type Task = Box<dyn FnOnce(&mut Work<'_>) -> Ran + Send>;
+type Job = Box<dyn FnOnce(&mut Work<'_>) -> Ran + Send>;
 type Answer = Box<dyn FnOnce() + Send>;
+
+/// What the thread is asked for.
+enum Task {
+    Run(Job),
+    /// To be done between two groups.
+    TruncateLog(oneshot::Sender<Result<(), WriteError<StoreError>>>),
+}
 
 /// How a job ended, and how to tell who waits for it. To drop the answer of a job that went well is to say
 /// that the writer is poisoned.
@@ -184,6 +212,31 @@ impl Writer {
         answer.blocking_recv().unwrap_or(Err(WriteError::Poisoned))
     }
 
+    /// Puts what is in the index's log (its `-wal` file) into the index and makes the log empty, so that rows that
+    /// were deleted before are in neither.
+    ///
+    /// Done between groups of jobs. While a reader still looks at a moment that is in the log it is
+    /// [`StoreError::LogInUse`], and may be tried again. What was deleted is in the index as zeros in any case.
+    pub async fn truncate_log(&self) -> Result<(), WriteError<StoreError>> {
+        let (tell, answer) = oneshot::channel();
+        self.shared
+            .queue()
+            .send(Task::TruncateLog(tell))
+            .await
+            .map_err(|_| WriteError::Poisoned)?;
+        answer.await.unwrap_or(Err(WriteError::Poisoned))
+    }
+
+    /// Does what [`Writer::truncate_log`] does, on a thread that may block; panics in async code.
+    pub fn truncate_log_blocking(&self) -> Result<(), WriteError<StoreError>> {
+        let (tell, answer) = oneshot::channel();
+        self.shared
+            .queue()
+            .blocking_send(Task::TruncateLog(tell))
+            .map_err(|_| WriteError::Poisoned)?;
+        answer.blocking_recv().unwrap_or(Err(WriteError::Poisoned))
+    }
+
     /// The segments, to read from.
     pub fn segments(&self) -> &Arc<Segments> {
         &self.shared.segments
@@ -236,13 +289,13 @@ fn task_of<R: Send + 'static, E: Send + 'static>(
 ) -> (Task, AnswerOf<R, E>) {
     let (tell, answer) = oneshot::channel();
     // Who has stopped waiting is not told.
-    let task: Task = Box::new(move |work| match job(work) {
+    let job: Job = Box::new(move |work| match job(work) {
         Ok(result) => Ran::Well(Box::new(move || drop(tell.send(Ok(Synced(result)))))),
         Err(error) => Ran::Badly(Box::new(move || {
             drop(tell.send(Err(WriteError::Job(error))))
         })),
     });
-    (task, answer)
+    (Task::Run(job), answer)
 }
 
 struct WriterThread {
@@ -257,16 +310,26 @@ struct WriterThread {
 
 impl WriterThread {
     fn run(mut self, fault: &OnceLock<Arc<StoreError>>) {
-        while let Some(first) = self.tasks.blocking_recv() {
-            if let Err(error) = self.run_group(first) {
-                let _ = fault.set(Arc::new(error));
-                return;
-            }
+        let mut next = self.tasks.blocking_recv();
+        while let Some(task) = next {
+            let done = match task {
+                Task::Run(first) => self.run_group(first),
+                Task::TruncateLog(tell) => self.truncate_log(tell).map(|()| None),
+            };
+            next = match done {
+                Ok(Some(left_over)) => Some(left_over),
+                Ok(None) => self.tasks.blocking_recv(),
+                Err(error) => {
+                    let _ = fault.set(Arc::new(error));
+                    return;
+                }
+            };
         }
     }
 
-    /// An error here is fatal; the answers not yet given are dropped, which says so.
-    fn run_group(&mut self, first: Task) -> Result<(), StoreError> {
+    /// Returns what came from the queue and does not belong to a group. An error here is fatal; the answers not
+    /// yet given are dropped, which says so.
+    fn run_group(&mut self, first: Job) -> Result<Option<Task>, StoreError> {
         self.connection
             .prepare_cached("BEGIN IMMEDIATE")?
             .execute(())?;
@@ -274,9 +337,9 @@ impl WriterThread {
         let started = Instant::now();
         let mut answers: Vec<Answer> = Vec::new();
         let mut jobs = 0;
-        let mut next = Some(first);
-        while let Some(task) = next {
-            answers.extend(self.run_job(task)?);
+        let mut next = Some(Task::Run(first));
+        while let Some(Task::Run(job)) = next {
+            answers.extend(self.run_job(job)?);
             jobs += 1;
             let full = jobs >= GROUP_JOBS_MAX || started.elapsed() >= GROUP_TIME_MAX;
             next = if full {
@@ -291,11 +354,11 @@ impl WriterThread {
             self.remove_doomed()?;
         }
         answers.into_iter().for_each(|answer| answer());
-        Ok(())
+        Ok(next)
     }
 
     /// Returns the answer to be given after the commit, if the job went well.
-    fn run_job(&mut self, task: Task) -> Result<Option<Answer>, StoreError> {
+    fn run_job(&mut self, job: Job) -> Result<Option<Answer>, StoreError> {
         self.connection
             .prepare_cached("SAVEPOINT job")?
             .execute(())?;
@@ -305,7 +368,7 @@ impl WriterThread {
             appender: &mut self.appender,
             removing: &mut self.removing,
         };
-        match task(work) {
+        match job(work) {
             Ran::Well(answer) => {
                 self.connection.prepare_cached("RELEASE job")?.execute(())?;
                 Ok(Some(answer))
@@ -323,21 +386,37 @@ impl WriterThread {
         }
     }
 
+    fn truncate_log(
+        &mut self,
+        tell: oneshot::Sender<Result<(), WriteError<StoreError>>>,
+    ) -> Result<(), StoreError> {
+        // Everybody who writes waits meanwhile.
+        self.connection.busy_timeout(LOG_WAIT)?;
+        let emptied = empty_log(&self.connection);
+        self.connection.busy_timeout(BUSY_WAIT)?;
+        let said = match emptied.map_err(StoreError::from) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::LogInUse),
+            // The log is as it was; what is in it is in it still.
+            Err(error) if error.is_full() => Err(error),
+            Err(error) => return Err(error),
+        };
+        // Who has stopped waiting is not told.
+        let _ = tell.send(said.map_err(WriteError::Job));
+        Ok(())
+    }
+
     fn forget_unlinked(&mut self) -> Result<(), StoreError> {
-        let delete = format!("DELETE FROM {DOOMED_TABLE} WHERE name = ?1");
-        for name in std::mem::take(&mut self.unlinked) {
-            self.connection.prepare_cached(&delete)?.execute((name,))?;
+        for segment in std::mem::take(&mut self.unlinked) {
+            doomed::forget(&self.connection, &segment)?;
         }
         Ok(())
     }
 
     fn remove_doomed(&mut self) -> Result<(), StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached(&format!("SELECT name FROM {DOOMED_TABLE}"))?;
-        self.unlinked = statement
-            .query_map((), |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        self.appender.remove(&self.unlinked)
+        let doomed = doomed::list(&self.connection)?;
+        self.appender.remove(&doomed)?;
+        self.unlinked = doomed.into_iter().map(|doomed| doomed.segment).collect();
+        Ok(())
     }
 }

@@ -1,9 +1,13 @@
 //! Tests through the public face: jobs in, records and rows out.
 
+mod ballast;
+mod erasing;
 mod faults;
 mod index;
 mod power_cut;
 mod recovery;
+mod runs;
+mod scan;
 mod writing;
 
 use std::path::Path;

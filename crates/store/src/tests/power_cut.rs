@@ -6,11 +6,21 @@ use crate::testing::Loss;
 struct Acknowledged {
     held: Vec<i64>,
     removed: bool,
+    wiped: bool,
 }
 
 const BYTES: usize = 300;
 
-/// Groups of one job and of several records, new segments, a failing job, a full segment, a removal.
+/// The row that leads to a run.
+const RUN: i64 = 20;
+const SECRET: [u8; 32] = *b"not to be found on the medium...";
+
+fn run() -> Vec<Record> {
+    (RUN..RUN + 3).map(|id| record(id, BYTES)).collect()
+}
+
+/// Groups of one job and of several records, new segments, a failing job, a full segment, a removal, a run,
+/// something wiped.
 fn story(disk: &CrashDisk, folder: &Path) -> Acknowledged {
     let mut said = Acknowledged::default();
     let Ok(writer) = writer(disk, folder) else {
@@ -39,6 +49,18 @@ fn story(disk: &CrashDisk, folder: &Path) -> Acknowledged {
         work.remove_segment_after_commit(&"packed-00000001".parse().unwrap())
     });
     said.removed = removed.is_ok();
+    let run = writer.run_blocking(|work| -> Result<Location, StoreError> {
+        let run = work.append_run("packed", &run())?;
+        insert(work.sql(), RUN, &run)?;
+        let secret = Record::new(RecordHeader::default(), SECRET.to_vec())?;
+        work.append("keys-a", &secret)
+    });
+    said.held.extend(run.is_ok().then_some(RUN));
+    if let Ok(keys) = run {
+        let keys = keys.into_inner().segment;
+        let wiped = writer.run_blocking(move |work| work.wipe_segment_after_commit(&keys));
+        said.wiped = wiped.is_ok();
+    }
     said.held
         .extend(hold(&writer, "intake-a", 6, BYTES).is_ok().then_some(6));
     said
@@ -55,12 +77,21 @@ fn check(disk: &CrashDisk, folder: &Path, said: &Acknowledged, case: &str) {
         assert!(row || gone, "{case}: {id} was acknowledged");
     }
     for (id, location) in &rows {
-        assert_eq!(
-            segments.read(location).unwrap(),
-            record(*id, BYTES),
-            "{case}: row {id}"
-        );
+        let read = match *id {
+            RUN => segments.read_run(location).unwrap(),
+            _ => vec![(location.clone(), segments.read(location).unwrap())],
+        };
+        let read: Vec<_> = read.into_iter().map(|(_, record)| record).collect();
+        let held = match *id {
+            RUN => run(),
+            id => vec![record(id, BYTES)],
+        };
+        assert_eq!(read, held, "{case}: row {id}");
     }
+    assert!(
+        !said.wiped || !disk.medium_has(&SECRET),
+        "{case}: wiped and there"
+    );
     let removed = !rows.iter().any(|(id, _)| (0..2).contains(id)) && said.held.contains(&1);
     assert!(
         !removed
@@ -80,6 +111,9 @@ fn check(disk: &CrashDisk, folder: &Path, said: &Acknowledged, case: &str) {
         let recovered = segments.recover(&name, known).unwrap();
         assert_eq!(recovered.missing_bytes, 0, "{case}");
         for found in recovered.found {
+            if name.family() == "keys-a" {
+                continue;
+            }
             let id = i64::from_le_bytes(found.header.meta.try_into().unwrap());
             assert_eq!(
                 segments.read(&found.location).unwrap(),
@@ -104,7 +138,8 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
     let whole = {
         let (disk, folder) = (CrashDisk::new(), tempfile::tempdir().unwrap());
         let said = story(&disk, folder.path());
-        assert_eq!((said.held, said.removed), (vec![0, 1, 2, 3, 4, 5, 6], true));
+        assert_eq!(said.held, [0, 1, 2, 3, 4, 5, RUN, 6]);
+        assert!(said.removed && said.wiped);
         disk.operations()
     };
     assert!(whole > 20, "{whole} operations");
