@@ -10,7 +10,7 @@ use study::{Priority, SopInstanceUid, StudyUid};
 
 use crate::commands::{self, Failure};
 use crate::orders::ConsentBasis;
-use crate::proof;
+use crate::{pin, proof};
 
 /// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
 #[derive(Debug, Parser)]
@@ -34,12 +34,22 @@ enum Command {
     Consent(ConsentArgs),
     /// Changes how urgent a study is.
     Priority(PriorityArgs),
+    /// Holds a study for a court: it is neither let go nor erased before that is lifted.
+    #[command(subcommand)]
+    Hold(HoldCommand),
+    /// Destroys the box's keys of a study, its images and what its reports say.
+    Erase(EraseArgs),
     /// Lists, reads and prints the reports that came back.
     #[command(subcommand)]
     Report(ReportCommand),
     /// Makes and checks proofs that images and reports are unaltered.
     #[command(subcommand)]
     Proof(ProofCommand),
+    /// Protects the vault with a PIN, opens it, or closes it.
+    #[command(subcommand)]
+    Pin(PinCommand),
+    /// Re-reads all that is held and says what is damaged; makes a lost index anew.
+    Scrub(ScrubArgs),
     /// Checks the configuration and prints what is in effect.
     Check(CheckArgs),
 }
@@ -59,6 +69,9 @@ pub(crate) struct EnrolArgs {
     /// Makes the request without calling the hub.
     #[arg(long)]
     pub(crate) offline: bool,
+    /// A file with the PIN that is to protect the vault.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
 }
 
 /// Arguments of `serve`.
@@ -137,6 +150,35 @@ struct PriorityArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum HoldCommand {
+    /// Puts a study on legal hold.
+    Set(HoldArgs),
+    /// Lifts the hold.
+    Lift(HoldArgs),
+}
+
+#[derive(Debug, Args)]
+struct HoldArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The study.
+    study_uid: StudyUid,
+    /// Initials of who says so.
+    #[arg(long, value_name = "INITIALS")]
+    by: String,
+}
+
+#[derive(Debug, Args)]
+struct EraseArgs {
+    #[command(flatten)]
+    order: HoldArgs,
+    /// Erases also what the hub has no copy of: nobody can bring it back.
+    #[arg(long)]
+    even_if_not_at_hub: bool,
+}
+
+#[derive(Debug, Subcommand)]
 enum ReportCommand {
     /// Lists the reports with the state of their signatures.
     List(ShowArgs),
@@ -193,6 +235,56 @@ struct ProofVerifyArgs {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum PinCommand {
+    /// Sets the PIN, or exchanges it for another.
+    Set(PinSetArgs),
+    /// Opens the vault: reports and images can be read until it is locked again.
+    Unlock(PinArgs),
+    /// Closes the vault; studies are taken in and sent all the same.
+    Lock(DataArgs),
+}
+
+#[derive(Debug, Args)]
+struct DataArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct PinArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// A file with the PIN; without it the PIN is read from the standard input.
+    #[arg(long, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PinSetArgs {
+    #[command(flatten)]
+    new: PinArgs,
+    /// A file with the PIN that is set now.
+    #[arg(long, value_name = "FILE")]
+    old_pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ScrubArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// Makes the index anew from the segments, where it is lost or damaged; the old one is kept
+    /// beside it.
+    #[arg(long)]
+    rebuild: bool,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Args)]
 struct CheckArgs {
     /// The box's folder.
@@ -237,6 +329,16 @@ fn run(command: Command) -> Result<(), Failure> {
             commands::consent(&args.data, &args.study_uid, args.basis, &args.by)
         }
         Command::Priority(args) => commands::priority(&args.data, &args.study_uid, args.priority),
+        Command::Hold(HoldCommand::Set(args)) => {
+            commands::hold(&args.data, &args.study_uid, true, &args.by)
+        }
+        Command::Hold(HoldCommand::Lift(args)) => {
+            commands::hold(&args.data, &args.study_uid, false, &args.by)
+        }
+        Command::Erase(EraseArgs {
+            order,
+            even_if_not_at_hub,
+        }) => commands::erase(&order.data, &order.study_uid, &order.by, even_if_not_at_hub),
         Command::Report(ReportCommand::List(args)) => commands::report_list(&args.data, args.json),
         Command::Report(ReportCommand::Get(args)) => {
             commands::report_get(&args.data, &args.study_uid, args.output.as_deref())
@@ -251,6 +353,15 @@ fn run(command: Command) -> Result<(), Failure> {
             let (folder, fleet) = (args.folder.as_deref(), args.fleet.as_deref());
             proof::verify(&args.file, folder, fleet, args.json)
         }
+        Command::Pin(PinCommand::Set(args)) => pin::set(
+            &args.new.data,
+            args.old_pin_file.as_deref(),
+            args.new.pin_file.as_deref(),
+        ),
+        Command::Pin(PinCommand::Unlock(args)) => pin::unlock(&args.data, args.pin_file.as_deref()),
+        Command::Pin(PinCommand::Lock(args)) => pin::lock(&args.data),
+        Command::Scrub(args) if args.rebuild => commands::rebuild(&args.data, args.json),
+        Command::Scrub(args) => commands::scrub(&args.data, args.json),
         Command::Check(args) => commands::check(args.data.as_deref(), args.config.as_deref()),
     }
 }

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 use study::{Priority, SopInstanceUid, StudyUid};
 
 use crate::config::{Config, VaultConfig};
+use crate::keys::Keys;
 use crate::membership::Membership;
 use crate::orders::ConsentBasis;
+use crate::pin::{self, PinRequest};
 use crate::proof::Proofs;
 use crate::reports::Reports;
 use crate::status::{self, LinkStatus};
@@ -123,6 +125,28 @@ pub enum Request {
         /// The study.
         study: StudyUid,
     },
+    /// Puts a study on legal hold, or lifts that.
+    Hold {
+        /// The study.
+        study: StudyUid,
+        /// On hold from now on, or not any more.
+        held: bool,
+        /// Who says so.
+        by: String,
+    },
+    /// Erases a study in the box.
+    Erase {
+        /// The study.
+        study: StudyUid,
+        /// Who says so.
+        by: String,
+        /// Also what only this box has.
+        even_if_not_at_hub: bool,
+    },
+    /// The vault's lock.
+    Pin(PinRequest),
+    /// Re-reads all that is held.
+    Scrub,
 }
 
 /// What commands work on.
@@ -148,7 +172,9 @@ impl Rooms {
         config: VaultConfig,
     ) -> anyhow::Result<Self> {
         let membership = Arc::new(membership);
-        let vault = Vault::open(folder, membership.key(), config)?;
+        let keys = Keys::open_or_found(folder, membership.granted_store_key())?;
+        keys.set_hub(membership.hub().map(|hub| hub.store));
+        let vault = Vault::open(folder, membership.key(), keys, config)?;
         let reports = Reports::new(vault.clone(), Arc::clone(&membership));
         let proofs = Proofs::new(folder, vault.clone(), Arc::clone(&membership));
         Ok(Self {
@@ -208,7 +234,7 @@ impl Rooms {
                 Ok((status::reports(&reports), Vec::new()))
             }
             Request::ReportGet { study } => {
-                let report = self.reports.newest(&study)?;
+                let report = self.reports.read(&study)?;
                 let report = report.ok_or_else(|| anyhow!("no report of study {study} holds"))?;
                 let text = report::to_text(&report).into_bytes();
                 Ok((report.to_json(), text))
@@ -219,12 +245,37 @@ impl Rooms {
                 let proof = made.await.context("reading was interrupted")??;
                 Ok((json!({ "not_shown": proof.not_shown }), proof.bytes))
             }
+            Request::Hold { study, held, by } => {
+                self.vault.set_legal_hold(study, held, by).await?;
+                Ok((Value::Null, Vec::new()))
+            }
+            Request::Erase {
+                study,
+                by,
+                even_if_not_at_hub,
+            } => {
+                let erased = self.vault.erase(study, by, even_if_not_at_hub).await?;
+                Ok((serde_json::to_value(erased)?, Vec::new()))
+            }
+            Request::Pin(request) => {
+                let keys = self.vault.keys().clone();
+                let done = tokio::task::spawn_blocking(move || pin::execute(&keys, &request));
+                let state = done.await.context("the check was interrupted")??;
+                self.vault.note_lock();
+                Ok((json!({ "vault": state }), Vec::new()))
+            }
+            Request::Scrub => {
+                let vault = self.vault.clone();
+                let read = tokio::task::spawn_blocking(move || vault.scrub());
+                let found = read.await.context("reading was interrupted")??;
+                Ok((serde_json::to_value(found)?, Vec::new()))
+            }
         }
     }
 }
 
 /// Asks the running program, or works under the folder's lock when none runs.
-fn ask(folder: &Path, request: &Request) -> Result<Reply, Failure> {
+pub(crate) fn ask(folder: &Path, request: &Request) -> Result<Reply, Failure> {
     // Before anything is made there: a mistyped folder must not look like an empty box.
     if !folder.join("node.key").exists() {
         let no_box = || format!("{} is not a box's folder", folder.display());
@@ -272,6 +323,14 @@ fn look_again_later() {
 }
 
 fn work_alone(folder: &Path, request: Request, _lock: &FolderLock) -> Result<Reply, Failure> {
+    if matches!(
+        request,
+        Request::Pin(PinRequest::Unlock { .. } | PinRequest::Lock)
+    ) {
+        return Err(
+            anyhow!("the box does not run: it is locked when it starts, if it has a PIN").into(),
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -376,6 +435,31 @@ pub(crate) fn priority(folder: &Path, study: &StudyUid, priority: Priority) -> R
     .map(drop)
 }
 
+/// `hold set` and `hold lift`
+pub(crate) fn hold(folder: &Path, study: &StudyUid, held: bool, by: &str) -> Result<(), Failure> {
+    let request = Request::Hold {
+        study: study.clone(),
+        held,
+        by: by.to_owned(),
+    };
+    ask(folder, &request).map(drop)
+}
+
+/// `erase`
+pub(crate) fn erase(
+    folder: &Path,
+    study: &StudyUid,
+    by: &str,
+    even_if_not_at_hub: bool,
+) -> Result<(), Failure> {
+    let request = Request::Erase {
+        study: study.clone(),
+        by: by.to_owned(),
+        even_if_not_at_hub,
+    };
+    say(&status::erase_text(&ask(folder, &request)?.output))
+}
+
 /// `report list`
 pub(crate) fn report_list(folder: &Path, json: bool) -> Result<(), Failure> {
     let reply = ask(folder, &Request::ReportList)?;
@@ -430,6 +514,39 @@ pub(crate) fn proof_export(folder: &Path, study: &StudyUid, output: &Path) -> Re
         eprintln!("not shown: {}", text.as_str().unwrap_or_default());
     }
     Ok(())
+}
+
+/// `scrub`
+pub(crate) fn scrub(folder: &Path, json: bool) -> Result<(), Failure> {
+    let reply = ask(folder, &Request::Scrub)?;
+    let text = if json {
+        pretty(&reply.output)
+    } else {
+        status::scrub_text(&reply.output)
+    };
+    say(&text)?;
+    match reply.output["damaged"].as_u64() {
+        Some(0) | None => Ok(()),
+        Some(count) => Err(anyhow!("{count} thing(s) held are damaged").into()),
+    }
+}
+
+/// `scrub --rebuild`: works alone, on a box that does not run.
+pub(crate) fn rebuild(folder: &Path, json: bool) -> Result<(), Failure> {
+    let _lock = take_lock(folder)
+        .context("cannot work in the folder; a box that runs must be stopped for this")?;
+    let membership = Membership::open(folder).map_err(anyhow::Error::new)?;
+    let keys =
+        Keys::open_or_found(folder, membership.granted_store_key()).map_err(anyhow::Error::new)?;
+    Vault::put_index_aside(folder).map_err(anyhow::Error::new)?;
+    let rebuilt = Vault::rebuild(folder, membership.key(), keys, VaultConfig::default());
+    let (_, absorbed) = rebuilt.context("cannot make the index anew")?;
+    let found = serde_json::to_value(absorbed).map_err(Failure::internal)?;
+    say(&if json {
+        pretty(&found)
+    } else {
+        status::rebuild_text(&found)
+    })
 }
 
 /// `check`

@@ -77,6 +77,22 @@ impl Default for IntakeConfig {
 pub struct VaultConfig {
     /// Part of the file system that intake leaves free, in percent of its size.
     pub reserve_percent: u8,
+    /// Free part of the file system below which people are warned, in percent of its size.
+    pub warn_percent: u8,
+    /// Free part of the file system below which studies are let go that may be, in percent of its
+    /// size; 0 lets none go.
+    pub evict_below_percent: u8,
+    /// How long the box keeps a study after custody has passed, counted while it runs.
+    pub keep_at_hub: Span,
+    /// Room on the disk that is kept for the index of a disk that is full to the last byte; 0 keeps
+    /// none.
+    pub ballast: Bytes,
+    /// How long an unlocked vault stays open while nobody reads anything.
+    pub relock_after: Span,
+    /// How much the box runs between two passes that re-read all that is held.
+    pub scrub_interval: Span,
+    /// How much such a pass reads in a second.
+    pub scrub_rate: Bytes,
     /// Size at which a segment is ended and the next one begun.
     pub segment_bytes: Bytes,
     /// Takes this as the free space instead of asking the file system; for tests.
@@ -88,6 +104,13 @@ impl Default for VaultConfig {
     fn default() -> Self {
         Self {
             reserve_percent: 5,
+            warn_percent: 15,
+            evict_below_percent: 20,
+            keep_at_hub: Span::from_secs(7 * 24 * 3600),
+            ballast: Bytes::mib(8),
+            relock_after: Span::from_secs(900),
+            scrub_interval: Span::from_secs(7 * 24 * 3600),
+            scrub_rate: Bytes::mib(8),
             segment_bytes: Bytes::mib(64),
             free_space_assumed: None,
         }
@@ -239,6 +262,15 @@ impl Config {
         }
         if self.vault.reserve_percent > 90 {
             return invalid("vault.reserve-percent", "must be 0 to 90");
+        }
+        if self.vault.warn_percent > 100 {
+            return invalid("vault.warn-percent", "must be 0 to 100");
+        }
+        if self.vault.evict_below_percent > 100 {
+            return invalid("vault.evict-below-percent", "must be 0 to 100");
+        }
+        if self.vault.scrub_rate.get() == 0 {
+            return invalid("vault.scrub-rate", "must be at least 1 B");
         }
         if !(1..=256).contains(&self.pack.batch_instances) {
             return invalid("pack.batch-instances", "must be 1 to 256");

@@ -6,16 +6,19 @@
 //! May not: decide who may join: the hub does.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use identity::{EnrolReply, files};
+use identity::{EnrolReply, StorePublicKey, files};
 use sync_quic::{Dialer, LinkProfile};
 use thiserror::Error;
 
 use crate::cli::{self, EnrolArgs};
 use crate::commands::{self, Failure, say};
+use crate::keys::{Keys, VaultState};
 use crate::membership::{Membership, MembershipError};
+use crate::pin;
 
 /// How long `enrol` waits for the hub before it leaves the rest to `serve`.
 const HUB_WAIT: Duration = Duration::from_secs(10);
@@ -56,9 +59,15 @@ pub(crate) fn command(args: &EnrolArgs) -> Result<(), Failure> {
         .context("cannot work in the folder; a box that runs must be stopped to be enrolled")?;
     let membership =
         Membership::open_or_found(&args.data).context("cannot open the box's folder")?;
+    let keys = Keys::open_or_found(&args.data, membership.granted_store_key())
+        .context("cannot open the box's folder")?;
     membership
         .take_voucher(&voucher)
         .context("cannot take the voucher")?;
+    if let Some(file) = &args.pin_file {
+        // Before the first patient: what was never on the disk in clear needs no wiping.
+        set_first_pin(&keys, file)?;
+    }
     if !membership.is_enrolled() && !args.offline {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -67,7 +76,8 @@ pub(crate) fn command(args: &EnrolArgs) -> Result<(), Failure> {
         let redeemed = runtime.block_on(async {
             let dialer =
                 Dialer::bind(any_port(), &membership.key()).context("cannot open a UDP socket")?;
-            let attempt = redeem(&membership, &dialer, args.hub.as_deref());
+            let store = keys.public_key();
+            let attempt = redeem(&membership, &store, &dialer, args.hub.as_deref());
             let outcome = tokio::time::timeout(HUB_WAIT, attempt).await;
             farewell(&dialer).await;
             match outcome {
@@ -90,20 +100,31 @@ pub(crate) fn command(args: &EnrolArgs) -> Result<(), Failure> {
     })
 }
 
+/// Sets the PIN of a new box; one that has this PIN already is fine.
+fn set_first_pin(keys: &Keys, file: &Path) -> Result<(), Failure> {
+    let pin = pin::read(file)?;
+    let set = match keys.state() {
+        VaultState::OpenNoPin => keys.set_pin(None, &pin),
+        VaultState::Locked | VaultState::Unlocked | VaultState::Zeroised => keys.unlock(&pin),
+    };
+    Ok(set.context("cannot set the PIN")?)
+}
+
 /// Calls the hub that the voucher names and redeems the voucher.
 pub(crate) async fn redeem(
     membership: &Membership,
+    store: &StorePublicKey,
     dialer: &Dialer,
     hub: Option<&str>,
 ) -> Result<(), RedeemError> {
-    let (key, promised) = membership.hub().ok_or(MembershipError::NoVoucher)?;
-    let address = resolve(hub.unwrap_or(&promised)).await?;
-    let request = membership.enrol_request()?;
+    let promised = membership.hub().ok_or(MembershipError::NoVoucher)?;
+    let address = resolve(hub.unwrap_or(promised.address.as_str())).await?;
+    let request = membership.enrol_request(store)?;
     let reply = dialer
-        .enrol(address, key, &LinkProfile::default(), &request)
+        .enrol(address, promised.key, &LinkProfile::default(), &request)
         .await?;
     match EnrolReply::from_cbor(&reply).map_err(|e| RedeemError::Reply(e.into()))? {
-        EnrolReply::Granted(grant) => Ok(membership.take_grant(&grant)?),
+        EnrolReply::Granted(grant) => Ok(membership.take_grant(&grant, store)?),
         EnrolReply::Refused(reason) => Err(RedeemError::Refused(reason)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An instance travels one way through its rooms: `intake` takes it from the scanner, `vault`
 //! holds it, `pack` compresses it, `outbox` says what goes next, `contact` carries it to the hub.
-//! `reports` is the way back. Rooms know their own state and the words in `study`; they are joined
+//! `reports` is the way back. `keys` says what seals all this, and who may read it. Rooms know their own state and the words in `study`; they are joined
 //! in `run` and nowhere else.
 
 #![forbid(unsafe_code)]
@@ -11,10 +11,12 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod console;
+pub mod keys;
 pub mod membership;
 pub mod orders;
 pub mod outbox;
 pub mod pack;
+pub mod pin;
 pub mod proof;
 pub mod reports;
 pub mod status;
@@ -24,3 +26,4 @@ mod contact;
 mod enrol;
 mod intake;
 mod run;
+mod scrub;

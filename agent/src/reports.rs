@@ -9,12 +9,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use journal::ReportStatus;
 use report::{ReportRefusal, VerifiedReport};
 use study::StudyUid;
 use tokio_util::sync::CancellationToken;
 
+use crate::keys::Locked;
 use crate::membership::Membership;
-use crate::vault::{StoredReport, Vault, VaultError};
+use crate::vault::{ReportFault, StoredReport, Vault, VaultError};
 
 /// How long confirming waits after a failure before it tries again.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
@@ -31,6 +33,9 @@ pub struct JudgedReport {
 /// Why a report is not shown as a radiologist's.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Fault(#[from] ReportFault),
     /// Signature or credential do not hold.
     #[error(transparent)]
     Report(#[from] ReportRefusal),
@@ -40,6 +45,31 @@ pub enum Refusal {
     /// No fleet document has come yet, so nobody's credential can be checked.
     #[error("no fleet document is here yet to check the signer's credential")]
     NoFleet,
+}
+
+/// What is known of a report without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// `preliminary`, `final` or `addendum`.
+    pub status: &'static str,
+    /// How critical its finding is, 0 to 3.
+    pub critical: u8,
+    /// Signature and credential were checked, now or when it came; else it is the hub's word.
+    pub verified: bool,
+}
+
+/// Says why no report can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Nobody has given the PIN.
+    #[error(transparent)]
+    Locked(#[from] Locked),
+    /// There was one.
+    #[error("the report of study {0} was erased here, with the study")]
+    Erased(StudyUid),
+    /// The vault cannot be read.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 }
 
 /// The reports of the box, judged against the newest fleet document.
@@ -65,15 +95,40 @@ impl Reports {
         Ok(stored.into_iter().map(judge).collect())
     }
 
-    /// The newest report of a study that holds.
-    pub fn newest(&self, study: &StudyUid) -> Result<Option<VerifiedReport>, VaultError> {
+    /// The newest report of a study that holds; an error on a locked vault.
+    pub fn read(&self, study: &StudyUid) -> Result<Option<VerifiedReport>, ReadError> {
+        self.vault.keys().readable()?;
         let stored = self.vault.reports_of(study)?;
-        Ok(stored.iter().find_map(|report| self.judge(report).ok()))
+        let newest = stored.iter().find_map(|report| self.judge(report).ok());
+        if newest.is_none() && stored.iter().any(|report| report.sealed.is_empty()) {
+            return Err(ReadError::Erased(study.clone()));
+        }
+        Ok(newest)
+    }
+
+    /// What is known of the newest report of a study that is not refused; on a locked vault the
+    /// hub's word has to do.
+    pub fn standing(&self, study: &StudyUid) -> Result<Option<Standing>, VaultError> {
+        let stored = self.vault.reports_of(study)?;
+        Ok(stored.iter().find_map(|report| match self.judge(report) {
+            Ok(verified) => Some(Standing {
+                status: verified.document.status.as_str(),
+                critical: verified.document.critical.level(),
+                verified: true,
+            }),
+            Err(Refusal::Fault(ReportFault::Locked(_) | ReportFault::Erased)) => Some(Standing {
+                status: word(report.status),
+                critical: report.critical,
+                verified: report.confirmed,
+            }),
+            Err(_) => None,
+        }))
     }
 
     fn judge(&self, stored: &StoredReport) -> Result<VerifiedReport, Refusal> {
         let fleet = self.membership.fleet().ok_or(Refusal::NoFleet)?;
-        let verified = report::verify(&stored.signed, &fleet)?;
+        let signed = self.vault.open_report(stored)?;
+        let verified = report::verify(&signed, &fleet)?;
         if verified.document.study != stored.study {
             return Err(Refusal::OtherStudy);
         }
@@ -94,6 +149,9 @@ impl Reports {
                     self.vault.confirm_report(&stored).await?;
                     tracing::info!(%study, "a report came and was verified");
                 }
+                // It is confirmed once somebody has given the PIN.
+                Err(Refusal::Fault(ReportFault::Locked(_))) => return Ok(last - 1),
+                Err(Refusal::Fault(ReportFault::Erased)) => {}
                 Err(refusal) => {
                     let reason = &refusal as &dyn std::error::Error;
                     tracing::warn!(%study, reason, "a report came and is refused");
@@ -101,6 +159,14 @@ impl Reports {
             }
         }
         Ok(last)
+    }
+}
+
+fn word(status: ReportStatus) -> &'static str {
+    match status {
+        ReportStatus::Preliminary => "preliminary",
+        ReportStatus::Final => "final",
+        ReportStatus::Addendum => "addendum",
     }
 }
 

@@ -18,8 +18,11 @@ use crate::commands::{self, Failure, Request, Rooms, say};
 use crate::config::{Config, TierName};
 use crate::membership::Membership;
 use crate::status::LinkStatus;
-use crate::{console, contact, intake, orders, pack, reports};
+use crate::vault::keep;
+use crate::{console, contact, intake, orders, pack, reports, scrub};
 
+/// How often it is looked whether the vault is to be locked.
+const RELOCK_LOOK: Duration = Duration::from_secs(1);
 /// How long the rooms may take to end in order.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -81,17 +84,7 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
         let intake = intake::run(dicom, vault.clone(), config.intake.clone(), stop.clone());
         async { intake.await.context("intake") }
     });
-    tasks.spawn(ends_well(pack::run(
-        vault.clone(),
-        pack_settings(&config),
-        stop.clone(),
-    )));
-    tasks.spawn(ends_well(orders::run(
-        vault.clone(),
-        Arc::clone(&rooms.membership),
-        stop.clone(),
-    )));
-    tasks.spawn(ends_well(reports::run(rooms.reports.clone(), stop.clone())));
+    spawn_doorless(&mut tasks, &rooms, &config, &stop);
     tasks.spawn({
         let membership = Arc::clone(&rooms.membership);
         let contact = contact::Contact::new(vault.clone(), membership, link, config.link);
@@ -126,6 +119,58 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
         tracing::warn!("a room did not end in time");
     }
     ended
+}
+
+/// Starts what works on the vault alone, and talks to nobody outside.
+fn spawn_doorless(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    rooms: &Rooms,
+    config: &Config,
+    stop: &CancellationToken,
+) {
+    let vault = &rooms.vault;
+    tasks.spawn(ends_well(pack::run(
+        vault.clone(),
+        pack_settings(config),
+        stop.clone(),
+    )));
+    tasks.spawn(ends_well(orders::run(
+        vault.clone(),
+        Arc::clone(&rooms.membership),
+        stop.clone(),
+    )));
+    tasks.spawn(ends_well(reports::run(rooms.reports.clone(), stop.clone())));
+    tasks.spawn(ends_well(scrub::run(
+        vault.clone(),
+        scrub::Settings::of(&config.vault),
+        stop.clone(),
+    )));
+    tasks.spawn(ends_well(keep::run(vault.clone(), stop.clone())));
+    tasks.spawn(ends_well(mind_keys(
+        rooms.clone(),
+        config.vault.relock_after.as_millis(),
+        stop.clone(),
+    )));
+}
+
+/// Tells the vault to which hub it seals, and locks it when nobody reads.
+async fn mind_keys(rooms: Rooms, relock_after_ms: u64, stop: CancellationToken) {
+    let mut papers = rooms.membership.watch();
+    let mut look = tokio::time::interval(RELOCK_LOOK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = papers.changed() => {
+                if changed.is_err() { return }
+                rooms.vault.set_hub(rooms.membership.hub().map(|hub| hub.store));
+            }
+            _ = look.tick() => {
+                if rooms.vault.keys().lock_if_idle(relock_after_ms) {
+                    tracing::info!("locked the vault: nobody has read anything for a while");
+                }
+            }
+        }
+    }
 }
 
 /// What asks the program to end; listened to before anybody is told that it is ready.

@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
-use report::VerifiedReport;
+use journal::JournalId;
 use serde_json::{Value, json};
 use study::StudyUid;
 
 use crate::commands::Rooms;
 use crate::reports::JudgedReport;
-use crate::vault::{Custody, StudyOverview, VaultError};
+use crate::vault::{Custody, JournalState, StudyOverview, VaultError};
 
 /// What a byte that is not packed yet will cost on the link, in percent, until the codec has said.
 const PACKED_PERCENT_GUESS: u64 = 50;
@@ -62,20 +62,36 @@ impl LinkStatus {
 /// The whole document.
 pub(crate) fn document(rooms: &Rooms) -> Result<Value, VaultError> {
     let link = rooms.link.as_ref().map(|link| link.view());
+    let state = rooms.vault.keys().state();
     Ok(json!({
         "unit": rooms.vault.unit().to_string(),
         "site": rooms.membership.site(),
         "enrolled": rooms.membership.is_enrolled(),
-        "vault": "open_no_pin",
-        "protection": "no PIN is set: not protected against theft",
+        "vault": state,
+        "protection": state.protection(),
+        "journal": rooms.vault.journal_state(&JournalId::own(rooms.vault.unit()))?,
+        "hub_journal": hub_journal(rooms)?,
         "consent_policy": rooms.membership.consent_policy().as_str(),
         "clock_ms": clock::wall_ms(),
         "power": "no supervisor board",
         "free_bytes": rooms.vault.free_bytes(),
+        "disk": rooms.vault.disk_room()?,
         "running": link.is_some(),
         "link": link.as_ref().map(link_document),
         "studies": studies(rooms)?,
     }))
+}
+
+/// What is known of the hub's journal for this box.
+fn hub_journal(rooms: &Rooms) -> Result<JournalState, VaultError> {
+    let Some(hub) = rooms.membership.hub() else {
+        return Ok(JournalState::Ok);
+    };
+    let journal = JournalId {
+        author: hub.key,
+        stream: rooms.vault.unit(),
+    };
+    rooms.vault.journal_state(&journal)
 }
 
 fn link_document(link: &LinkView) -> Value {
@@ -104,8 +120,8 @@ fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
     };
     let mut reports = BTreeMap::new();
     for StudyOverview { study, .. } in &studies {
-        if let Some(VerifiedReport { document, .. }) = rooms.reports.newest(study)? {
-            reports.insert(study.clone(), (document.status, document.critical));
+        if let Some(standing) = rooms.reports.standing(study)? {
+            reports.insert(study.clone(), standing);
         }
     }
     Ok(studies.iter().map(|study| {
@@ -115,7 +131,11 @@ fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
             "priority": study.priority,
             "instances": study.instances,
             "conflicts": study.conflicts,
+            "let_go": study.let_go,
+            "erased": study.erased,
+            "legal_hold": study.legal_hold,
             "set_aside": study.set_aside,
+            "damaged": study.damaged,
             "revision": study.revision,
             "bytes_original": study.bytes_original,
             "bytes_held": study.bytes_held,
@@ -126,8 +146,9 @@ fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
             "percent_at_hub": study.percent_at_hub,
             "readable": study.readable,
             "refused": study.refused,
-            "report": report.map_or("none", |(status, _)| status.as_str()),
-            "critical": report.map_or("none", |(_, level)| if level.level() > 0 { "open" } else { "none" }),
+            "report": report.map_or("none", |report| report.status),
+            "report_verified": report.is_some_and(|report| report.verified),
+            "critical": report.map_or("none", |report| if report.critical > 0 { "open" } else { "none" }),
             "received_at": study.received_at_ms,
             "eta_seconds": eta.get(&study.study),
         })
@@ -198,11 +219,28 @@ pub(crate) fn table(document: &Value) -> String {
     } else {
         "not enrolled yet"
     };
-    write_line(
-        &mut text,
-        format_args!("{standing}; vault open, no PIN: not protected against theft"),
-    );
+    let protection = document["protection"].as_str().unwrap_or("-");
+    write_line(&mut text, format_args!("{standing}; vault: {protection}"));
     write_line(&mut text, format_args!("road to the hub: {road}"));
+    let disk = disk_words(&document["disk"]);
+    write_line(&mut text, format_args!("disk: {disk}"));
+    for (journal, what) in [
+        (
+            "journal",
+            "THIS BOX'S DISK WAS SET BACK OR CLONED: put it aside and tell the hub",
+        ),
+        (
+            "hub_journal",
+            "THE HUB HAS LOST OR DOUBLED ITS JOURNAL: tell the hub",
+        ),
+    ] {
+        if document[journal]
+            .as_str()
+            .is_some_and(|state| state != "ok")
+        {
+            write_line(&mut text, format_args!("{what}"));
+        }
+    }
     for study in document["studies"].as_array().into_iter().flatten() {
         let word = |key: &str| study[key].as_str().unwrap_or("-").to_owned();
         let eta = study["eta_seconds"]
@@ -221,6 +259,7 @@ pub(crate) fn table(document: &Value) -> String {
                 word("report"),
             ),
         );
+        write_keeping(&mut text, study);
         if let Some(reason) = study["refused"].as_str() {
             write_line(&mut text, format_args!("    REFUSED by the hub: {reason}"));
         }
@@ -228,6 +267,85 @@ pub(crate) fn table(document: &Value) -> String {
             let what = "cannot be packed: send the study again, or keep the scanner's copy";
             write_line(&mut text, format_args!("    {count} instance(s) {what}"));
         }
+        if let Some(count) = study["damaged"].as_u64().filter(|count| *count > 0) {
+            let what =
+                "DAMAGED on this disk, not given out; what is at the hub comes back by itself";
+            write_line(&mut text, format_args!("    {count} record(s) {what}"));
+        }
+    }
+    text
+}
+
+/// How full the disk is, in words.
+fn disk_words(disk: &Value) -> String {
+    let bytes = |key: &str| disk[key].as_u64().unwrap_or(0);
+    let free = format!(
+        "{} of {} free",
+        size(bytes("free_bytes")),
+        size(bytes("total_bytes"))
+    );
+    let can_go = match bytes("evictable_bytes") {
+        0 => "nothing may be let go yet".to_owned(),
+        bytes => format!("{} may be let go, at the hub and read", size(bytes)),
+    };
+    match disk["state"].as_str() {
+        Some("full") => format!("FULL, {free}: nothing more is taken in; {can_go}"),
+        Some("low") => format!("LOW, {free}; {can_go}"),
+        _ => free,
+    }
+}
+
+/// An amount that people can read.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(bits, _)| bytes >> bits > 0);
+    unit.map_or(format!("{bytes} B"), |(bits, name)| {
+        let tenths = (u128::from(bytes) * 10) >> bits;
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    })
+}
+
+/// What has become of a study in the box, where it is not simply held.
+fn write_keeping(text: &mut String, study: &Value) {
+    if study["legal_hold"].as_bool() == Some(true) {
+        write_line(
+            text,
+            format_args!("    on legal hold: neither let go nor erased"),
+        );
+    }
+    let some = |key: &str| study[key].as_u64().filter(|count| *count > 0);
+    if let Some(count) = some("let_go") {
+        let why = "let go: the hub has them, this box does not any more";
+        write_line(text, format_args!("    {count} instance(s) {why}"));
+    }
+    if let Some(count) = some("erased") {
+        write_line(text, format_args!("    {count} instance(s) erased here"));
+    }
+}
+
+/// `erase` for people.
+pub(crate) fn erase_text(erased: &Value) -> String {
+    let mut text = String::new();
+    let (instances, reports) = (&erased["instances"], &erased["reports"]);
+    write_line(
+        &mut text,
+        format_args!("erased {instances} instance(s) and {reports} report(s)"),
+    );
+    if let Some(lost) = erased["lost"].as_u64().filter(|lost| *lost > 0) {
+        write_line(
+            &mut text,
+            format_args!("{lost} of them were not at the hub"),
+        );
+    }
+    if erased["log_emptied"].as_bool() == Some(false) {
+        let when =
+            "the index's log holds the sealed keys until it is emptied, soon or at the next start";
+        write_line(&mut text, format_args!("{when}"));
+    }
+    for name in erased["aside"].as_array().into_iter().flatten() {
+        let name = name.as_str().unwrap_or("-");
+        let what = "an old index that was put aside; it may hold the sealed keys: delete it";
+        write_line(&mut text, format_args!("{name}: {what}"));
     }
     text
 }
@@ -254,6 +372,92 @@ pub(crate) fn report_table(document: &Value) -> String {
     text
 }
 
+/// `scrub` for people.
+pub(crate) fn scrub_text(found: &Value) -> String {
+    let mut text = String::new();
+    write_line(
+        &mut text,
+        format_args!(
+            "{} record(s), {} bytes read again: {} damaged",
+            found["records"], found["bytes"], found["damaged"]
+        ),
+    );
+    for study in found["studies"].as_array().into_iter().flatten() {
+        let study = study.as_str().unwrap_or("-");
+        write_line(
+            &mut text,
+            format_args!("DAMAGED: something of study {study}"),
+        );
+    }
+    if let Some(count) = found["stray"].as_u64().filter(|count| *count > 0) {
+        let what = "with nothing held in them are damaged: no harm, but look at this disk";
+        write_line(&mut text, format_args!("{count} place(s) {what}"));
+    }
+    text
+}
+
+/// `scrub --rebuild` for people.
+pub(crate) fn rebuild_text(found: &Value) -> String {
+    let mut text = String::new();
+    let (instances, revisions) = (&found["instances"], &found["revisions"]);
+    write_line(
+        &mut text,
+        format_args!(
+            "made the index anew: {revisions} revision(s), {instances} instance(s) not packed yet, \
+             {} record(s) of journals",
+            found["records"]
+        ),
+    );
+    if let Some(count) = found["incomplete"].as_u64().filter(|count| *count > 0) {
+        write_line(
+            &mut text,
+            format_args!("{count} group(s) of images are not whole: see `scrub`"),
+        );
+    }
+    text
+}
+
 fn write_line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("writing to a String does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(state: &str, evictable_bytes: u64) -> Value {
+        json!({
+            "state": state,
+            "free_bytes": 3_u64 << 29,
+            "total_bytes": 100_u64 << 30,
+            "evictable_bytes": evictable_bytes,
+        })
+    }
+
+    #[test]
+    fn people_are_told_in_words_how_full_the_disk_is() {
+        assert_eq!(
+            disk_words(&disk("ok", 1 << 20)),
+            "1.5 GiB of 100.0 GiB free"
+        );
+        let low = disk_words(&disk("low", 5 << 20));
+        assert!(low.starts_with("LOW, 1.5 GiB"), "{low}");
+        assert!(
+            low.ends_with("5.0 MiB may be let go, at the hub and read"),
+            "{low}"
+        );
+        let full = disk_words(&disk("full", 0));
+        assert!(full.contains("nothing more is taken in"), "{full}");
+        assert!(full.ends_with("nothing may be let go yet"), "{full}");
+    }
+
+    #[test]
+    fn people_are_told_what_has_left_the_box() {
+        let study = json!({ "legal_hold": true, "let_go": 12, "erased": 0 });
+        let mut text = String::new();
+        write_keeping(&mut text, &study);
+        assert!(text.contains("on legal hold"), "{text}");
+        assert!(text.contains("12 instance(s) let go"), "{text}");
+        assert!(!text.contains("erased here"), "{text}");
+    }
 }

@@ -12,6 +12,8 @@ CREATE TABLE unit (
     node            BLOB PRIMARY KEY,
     voucher         BLOB NOT NULL REFERENCES redeemed,
     site            TEXT NOT NULL,
+    -- the unit's store key, as its grant says: what is sent to it is sealed to this
+    store           BLOB NOT NULL,
     enrolled_ms     INTEGER NOT NULL,
     last_contact_ms INTEGER
 ) STRICT, WITHOUT ROWID;
@@ -23,6 +25,15 @@ CREATE TABLE journal (
     seq      INTEGER NOT NULL,
     digest   BLOB NOT NULL,
     count_ms INTEGER NOT NULL,
+    PRIMARY KEY (author, stream)
+) STRICT, WITHOUT ROWID;
+
+-- Journals of which a unit has another copy than we; the finding stays.
+CREATE TABLE divergence (
+    author   BLOB NOT NULL,
+    stream   BLOB NOT NULL,
+    -- 1 set back, 2 forked
+    state    INTEGER NOT NULL,
     PRIMARY KEY (author, stream)
 ) STRICT, WITHOUT ROWID;
 
@@ -60,10 +71,15 @@ CREATE TABLE manifest (
     bytes_original INTEGER NOT NULL,
     bytes_held     INTEGER NOT NULL DEFAULT 0,
     signed         BLOB NOT NULL,
+    -- the data key of its chunks, sealed to the hub's store key; null where there is no chunk
+    envelope       BLOB,
     -- 0 arriving, 1 decoded, 2 accepted (receipt given), 3 refused
     state          INTEGER NOT NULL DEFAULT 0,
+    -- its unit is asked for damaged chunks: 0 no, 1 what has changed is still to be said, 2 yes
+    asked          INTEGER NOT NULL DEFAULT 0,
     UNIQUE (study, revision)
 ) STRICT;
+CREATE INDEX manifest_to_ask ON manifest (id) WHERE asked = 1;
 CREATE INDEX manifest_open ON manifest (state) WHERE state < 2;
 
 CREATE TABLE chunk_group (
@@ -72,11 +88,15 @@ CREATE TABLE chunk_group (
     first    INTEGER NOT NULL,
     chunks   INTEGER NOT NULL,
     instances INTEGER NOT NULL,
+    -- the opened chunks are: 0 units of the codec, 1 pieces of one file
+    form     INTEGER NOT NULL,
+    bytes_original INTEGER NOT NULL,
     decoded  INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (manifest, number)
 ) STRICT, WITHOUT ROWID;
 
--- The chunks that a manifest names; `segment` is null until the chunk is whole, checked and synced.
+-- The chunks that a manifest names, as they crossed: sealed. `segment` is null until the chunk is
+-- whole, checked and synced.
 CREATE TABLE chunk (
     manifest INTEGER NOT NULL REFERENCES manifest,
     number   INTEGER NOT NULL,
@@ -85,6 +105,8 @@ CREATE TABLE chunk (
     segment  TEXT,
     at       INTEGER,
     stored   INTEGER,
+    -- 1: what lies there is not the chunk any more, for which a receipt was given
+    damaged  INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (manifest, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -100,6 +122,11 @@ CREATE TABLE part (
     PRIMARY KEY (manifest, chunk, start)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX part_by_segment ON part (segment);
+
+-- Revisions of which their unit has lost chunks, and wants them back.
+CREATE TABLE wanted (
+    manifest INTEGER PRIMARY KEY REFERENCES manifest
+) STRICT;
 
 -- Instances that can be read. Other bytes under a UID that is known are a row of their own.
 CREATE TABLE instance (
@@ -130,7 +157,8 @@ CREATE TABLE report (
     digest    BLOB NOT NULL UNIQUE,
     -- the unit has said that it holds and verified it
     delivered INTEGER NOT NULL DEFAULT 0,
-    signed    BLOB NOT NULL
+    -- the signed report, sealed to the hub's store key
+    sealed    BLOB NOT NULL
 ) STRICT;
 CREATE INDEX report_by_study ON report (study);
 

@@ -1,26 +1,29 @@
 //! A hub in a temporary folder and a box's side of the story, for the rooms' tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use codec::{Source, Tier, encode_group};
 use identity::testing::TestFleet;
-use identity::{ConsentPolicy, EnrolReply, EnrolRequest, NodeKey, Voucher};
-use journal::SignedManifest;
-use store::rusqlite;
+use identity::{ConsentPolicy, EnrolReply, EnrolRequest, NodeId, NodeKey, StorePublicKey, Voucher};
+use journal::{Fact, Head, SignedManifest, verify_next};
+use sealing::{DataKey, Envelope, KeyEnvelope, KeyFile, StoreKey};
 use study::part10::compose_meta;
 use study::{
-    ChunkRef, Digest, Group, InstanceDigest, Manifest, Priority, SopClassUid, SopInstanceUid,
-    StudyRoot, StudyUid, TransferSyntaxUid,
+    ChunkRef, Digest, Group, GroupForm, InstanceDigest, Manifest, Priority, SopClassUid,
+    SopInstanceUid, StudyRoot, StudyUid, TransferSyntaxUid,
 };
 use sync_quic::Arrival;
 
 use crate::config::Config;
+use crate::ledger;
 use crate::run::Rooms;
 
 pub(crate) const STUDY: &str = "1.2.3.4";
+/// Stands in everything here that is of a patient, and must not be found on a disk or in a log.
+pub(crate) const CANARY: &str = "CANARY";
 const EXPLICIT_LITTLE: &str = "1.2.840.10008.1.2.1";
 const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
 
@@ -30,6 +33,10 @@ pub(crate) struct Bench {
     pub fleet: TestFleet,
     pub rooms: Arc<Rooms>,
     pub doctor: NodeKey,
+    /// The public half of the hub's store key.
+    pub store: StorePublicKey,
+    /// The store keys of the units.
+    pub stores: BTreeMap<NodeId, StoreKey>,
 }
 
 impl Bench {
@@ -40,7 +47,9 @@ impl Bench {
     pub(crate) fn with(config: &Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut fleet = TestFleet::new();
-        let hub = fleet.add_hub("127.0.0.1:4433");
+        let store_key = KeyFile::create(&folder.path().join("store.key")).unwrap();
+        let store = *store_key.public_key();
+        let hub = fleet.add_hub_with("127.0.0.1:4433", store);
         let doctor = fleet.add_radiologist("Dr. A. Reader");
         fleet.body.credentials[0].valid_until_ms = u64::MAX >> 1;
         hub.save(&folder.path().join("node.key")).unwrap();
@@ -51,28 +60,32 @@ impl Bench {
             fleet,
             rooms,
             doctor,
+            store,
+            stores: BTreeMap::new(),
+        }
+    }
+
+    /// What a box has that seals to this hub.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender {
+            hub: self.store,
+            pairs: BTreeSet::new(),
+            revision: 0,
+            previous: None,
         }
     }
 
     /// Closes the hub and opens it anew, as after a restart.
     pub(crate) fn reopen(self) -> Self {
-        let Self {
-            folder,
-            fleet,
-            rooms,
-            doctor,
-        } = self;
-        rooms.inbox.stop();
-        let writer = Arc::downgrade(&rooms);
-        drop(rooms);
-        wait(|| writer.upgrade().is_none());
-        let rooms = open(folder.path(), &Config::default());
-        Self {
-            folder,
-            fleet,
-            rooms,
-            doctor,
-        }
+        close(self.rooms);
+        let rooms = open(self.folder.path(), &Config::default());
+        Self { rooms, ..self }
+    }
+
+    /// Closes the hub for good; gives its folder.
+    pub(crate) fn close(self) -> tempfile::TempDir {
+        close(self.rooms);
+        self.folder
     }
 
     /// A voucher that the hub knows and that is good today.
@@ -88,8 +101,10 @@ impl Bench {
 
     /// A box that is enrolled.
     pub(crate) async fn unit(&mut self) -> NodeKey {
-        let unit = NodeKey::generate();
-        let request = EnrolRequest::sign(&self.voucher().await, &unit, 0);
+        let (unit, store) = (NodeKey::generate(), StoreKey::generate());
+        let voucher = self.voucher().await;
+        let request = EnrolRequest::sign(&voucher, &unit, store.public_key(), 0);
+        self.stores.insert(unit.id(), store);
         let reply = self.rooms.fleet.enrol(unit.id(), &request).await.unwrap();
         assert!(matches!(reply, EnrolReply::Granted(_)), "{reply:?}");
         unit
@@ -115,24 +130,55 @@ impl Bench {
 
     /// How many facts of this kind the hub has said to a unit.
     pub(crate) fn said(&self, unit: &NodeKey, kind: u16) -> usize {
+        let facts = self.facts(unit);
+        facts.iter().filter(|fact| fact.kind() == kind).count()
+    }
+
+    /// All that the hub has said to a unit.
+    pub(crate) fn facts(&self, unit: &NodeKey) -> Vec<Fact> {
         let stream = self.rooms.ledger.stream(unit.id());
         let index = self.folder.path().join("index.sqlite");
         let readers = store::Readers::open(&index).unwrap();
-        let count = readers.with(|sql| -> rusqlite::Result<i64> {
-            sql.query_row(
-                "SELECT count(*) FROM record WHERE author = ?1 AND stream = ?2 AND kind = ?3",
-                rusqlite::params![stream.author.as_bytes(), stream.stream.as_bytes(), kind],
-                |row| row.get(0),
-            )
-        });
-        usize::try_from(count.unwrap()).unwrap()
+        let records = readers.with(|sql| ledger::records(sql, &stream, 1, usize::MAX));
+        let mut head = Head::EMPTY;
+        let next = |bytes: Vec<u8>| {
+            let signed = verify_next(&stream, &head, &bytes).unwrap();
+            head = signed.head;
+            signed.record.fact().unwrap()
+        };
+        records.unwrap().into_iter().map(next).collect()
     }
+}
+
+fn close(rooms: Arc<Rooms>) {
+    rooms.inbox.stop();
+    let left = Arc::downgrade(&rooms);
+    drop(rooms);
+    wait(|| left.upgrade().is_none());
 }
 
 fn open(folder: &Path, config: &Config) -> Arc<Rooms> {
     let rooms = Arc::new(Rooms::open(folder, config).unwrap());
     rooms.inbox.start().unwrap();
     rooms
+}
+
+/// Flips a bit in the middle of each segment of a family.
+pub(crate) fn rot(folder: &Path, family: &str) {
+    for entry in std::fs::read_dir(folder.join("segments")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with(family) {
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path);
+            let (file, mut byte) = (file.unwrap(), [0]);
+            let middle = file.metadata().unwrap().len() / 2;
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, middle).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], middle).unwrap();
+        }
+    }
 }
 
 /// Waits for something that another thread brings about.
@@ -144,6 +190,11 @@ pub(crate) fn wait(done: impl Fn() -> bool) {
     }
 }
 
+/// A text as 16-bit units in one order of bytes or the other.
+pub(crate) fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    text.encode_utf16().flat_map(bytes).collect()
+}
+
 /// A DICOM file whose pixels follow from `seed`.
 pub(crate) fn file(study: &str, sop: &str, seed: u8) -> Vec<u8> {
     let (class, ts) = (SopClassUid::parse(CT).unwrap(), ts());
@@ -151,7 +202,31 @@ pub(crate) fn file(study: &str, sop: &str, seed: u8) -> Vec<u8> {
     let mut file = compose_meta(&class, &sop_uid, &ts, None);
     element(&mut file, (0x0008, 0x0016), *b"UI", CT.as_bytes());
     element(&mut file, (0x0008, 0x0018), *b"UI", sop.as_bytes());
-    element(&mut file, (0x0010, 0x0010), *b"PN", b"CANARY^JANE");
+    element(&mut file, (0x0009, 0x0010), *b"LO", b"CHASQUI TEST");
+    element(
+        &mut file,
+        (0x0009, 0x1001),
+        *b"UT",
+        &utf16(CANARY, u16::to_le_bytes),
+    );
+    element(
+        &mut file,
+        (0x0009, 0x1002),
+        *b"UT",
+        &utf16(CANARY, u16::to_be_bytes),
+    );
+    element(
+        &mut file,
+        (0x0010, 0x0010),
+        *b"PN",
+        format!("{CANARY}^JANE").as_bytes(),
+    );
+    element(
+        &mut file,
+        (0x0010, 0x0020),
+        *b"LO",
+        format!("{CANARY}-4711").as_bytes(),
+    );
     element(&mut file, (0x0020, 0x000d), *b"UI", study.as_bytes());
     element(&mut file, (0x0020, 0x000e), *b"UI", b"1.2.3.4.1");
     element(&mut file, (0x0020, 0x0013), *b"IS", b"1");
@@ -192,7 +267,7 @@ fn element(file: &mut Vec<u8>, tag: (u16, u16), vr: [u8; 2], value: &[u8]) {
     file.extend_from_slice(&tag.0.to_le_bytes());
     file.extend_from_slice(&tag.1.to_le_bytes());
     file.extend_from_slice(&vr);
-    if &vr == b"OW" {
+    if matches!(&vr, b"OW" | b"UT") {
         file.extend_from_slice(&[0, 0]);
         file.extend_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
     } else {
@@ -202,18 +277,19 @@ fn element(file: &mut Vec<u8>, tag: (u16, u16), vr: [u8; 2], value: &[u8]) {
 }
 
 /// What a box keeps of a study, as far as it has been offered.
-#[derive(Default)]
 pub(crate) struct Sender {
+    hub: StorePublicKey,
     pairs: BTreeSet<(SopInstanceUid, InstanceDigest)>,
     revision: u32,
     previous: Option<Digest>,
 }
 
 /// One revision as a box offers it.
-#[derive(Clone)]
 pub(crate) struct Revision {
     pub signed: SignedManifest,
     pub chunks: Vec<Vec<u8>>,
+    /// What the chunks are sealed with.
+    pub data_key: DataKey,
 }
 
 impl Sender {
@@ -225,17 +301,11 @@ impl Sender {
         closed: bool,
         bend: impl FnOnce(&mut Manifest),
     ) -> Revision {
-        for (sop, file) in files {
-            let at = study::part10::Part10::parse(file).unwrap().data_set.start;
-            let digest = InstanceDigest::of(&ts(), &file[at..]);
-            self.pairs
-                .insert((SopInstanceUid::parse(sop).unwrap(), digest));
-        }
         let sources: Vec<_> = files
             .iter()
             .map(|(name, bytes)| Source { name, bytes })
             .collect();
-        let chunks: Vec<Vec<u8>> = match sources.is_empty() {
+        let units: Vec<Vec<u8>> = match sources.is_empty() {
             true => Vec::new(),
             false => encode_group(&sources, Tier::Fast)
                 .unwrap()
@@ -243,17 +313,45 @@ impl Sender {
                 .map(|unit| unit.as_bytes().to_vec())
                 .collect(),
         };
+        self.offer(unit, files, &units, GroupForm::Codec, closed, bend)
+    }
+
+    /// Cuts a file into pieces of this length, as one group of the next revision.
+    pub(crate) fn revise_as_file(
+        &mut self,
+        unit: &NodeKey,
+        file: (&str, &[u8]),
+        piece: usize,
+        bend: impl FnOnce(&mut Manifest),
+    ) -> Revision {
+        let pieces: Vec<Vec<u8>> = file.1.chunks(piece).map(<[u8]>::to_vec).collect();
+        self.offer(unit, &[file], &pieces, GroupForm::File, true, bend)
+    }
+
+    fn offer(
+        &mut self,
+        unit: &NodeKey,
+        files: &[(&str, &[u8])],
+        bodies: &[Vec<u8>],
+        form: GroupForm,
+        closed: bool,
+        bend: impl FnOnce(&mut Manifest),
+    ) -> Revision {
+        for (sop, file) in files {
+            let at = study::part10::Part10::parse(file).unwrap().data_set.start;
+            let digest = InstanceDigest::of(&ts(), &file[at..]);
+            self.pairs
+                .insert((SopInstanceUid::parse(sop).unwrap(), digest));
+        }
+        let data_key = DataKey::generate();
+        let chunks: Vec<Vec<u8>> = bodies.iter().map(|body| data_key.seal(body)).collect();
         let group = Group {
-            chunks: chunks
-                .iter()
-                .map(|c| ChunkRef {
-                    digest: Digest::of(c),
-                    bytes: u32::try_from(c.len()).unwrap(),
-                })
-                .collect(),
+            chunks: chunks.iter().map(|chunk| reference(chunk)).collect(),
             instances: u32::try_from(files.len()).unwrap(),
             bytes_original: files.iter().map(|(_, f)| f.len() as u64).sum(),
+            form,
         };
+        let groups = Vec::from_iter((!files.is_empty()).then_some(group));
         self.revision += 1;
         let mut manifest = Manifest {
             version: Manifest::VERSION,
@@ -265,18 +363,36 @@ impl Sender {
             closed,
             priority: Priority::Urgent,
             received_at_ms: 1_795_000_000_000,
-            groups: if files.is_empty() {
-                Vec::new()
-            } else {
-                vec![group]
-            },
-            envelope: None,
+            envelope: (!groups.is_empty()).then(|| envelope(&data_key, STUDY, &self.hub)),
+            groups,
         };
         bend(&mut manifest);
         let signed = SignedManifest::sign(unit, manifest);
         self.previous = Some(signed.digest());
-        Revision { signed, chunks }
+        Revision {
+            signed,
+            chunks,
+            data_key,
+        }
     }
+}
+
+/// How a manifest names a chunk.
+pub(crate) fn reference(chunk: &[u8]) -> ChunkRef {
+    ChunkRef {
+        digest: Digest::of(chunk),
+        bytes: u32::try_from(chunk.len()).unwrap(),
+    }
+}
+
+/// A data key as it travels in a manifest.
+pub(crate) fn envelope(key: &DataKey, study: &str, hub: &StorePublicKey) -> Vec<u8> {
+    let envelope = Envelope::seal(key, study, hub);
+    KeyEnvelope {
+        key: key.id(),
+        envelope,
+    }
+    .to_cbor()
 }
 
 impl Revision {

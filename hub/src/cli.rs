@@ -10,9 +10,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
-use identity::{NodeId, NodeKey};
-use serde_json::json;
+use identity::NodeId;
+use serde_json::{Value, json};
 use study::{SopInstanceUid, StudyUid};
 
 use crate::access::Role;
@@ -49,6 +50,7 @@ const EXIT_INTERNAL: u8 = 70;
 const EXIT_CONFIG: u8 = 78;
 
 /// Why a command was not done, and the exit code that says so.
+#[derive(Debug)]
 struct Failure {
     exit: u8,
     error: anyhow::Error,
@@ -103,7 +105,8 @@ enum Command {
     Report(ReportCommand),
     /// Makes a bearer token for scripts.
     Token(TokenArgs),
-    /// Checks the configuration and prints what is in effect.
+    /// Checks the configuration and prints what is in effect; with --data, reads every chunk at
+    /// rest again and says what is damaged.
     Check(CheckArgs),
     /// Prints figures for a support request; nothing of patients.
     Diagnose(DataArgs),
@@ -114,6 +117,9 @@ struct DataArgs {
     /// The hub's folder, made by `chasqui-provision hub`.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// A configuration file, for when no hub runs in the folder.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Prints one JSON document.
     #[arg(long)]
     json: bool,
@@ -140,7 +146,7 @@ struct ServeArgs {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// The hub's folder; its identity and fleet document are checked too.
+    /// The hub's folder; its keys, its fleet document and all that is at rest are checked too.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// A configuration file.
@@ -278,30 +284,60 @@ fn configuration(file: Option<&Path>, flags: Vec<settings::Flag>) -> Result<Conf
 fn open_failure(error: OpenError) -> Failure {
     match error {
         OpenError::Lock(_) => Failure::request(error),
-        OpenError::Key(_) | OpenError::Fleet(_) => Failure::config(error),
+        OpenError::Key(_)
+        | OpenError::StoreKey { .. }
+        | OpenError::StoreKeyHasPin(_)
+        | OpenError::Fleet(_) => Failure::config(error),
         OpenError::Store(_) => Failure::internal(error),
     }
 }
 
-/// Checks what is configured and, with --data, the folder's identity.
+/// Checks what is configured and, with --data, the folder: whose it is, and all that is at rest.
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = configuration(args.config.as_deref(), Vec::new())?;
-    let identity = args.data.as_deref().map(identity_of).transpose()?;
-    if args.json {
+    let Some(folder) = &args.data else {
+        return print_check(args.json, &config, None);
+    };
+    let identity = identity_of(folder, &config)?;
+    let at_rest = ask::scrub(folder, &config)?;
+    let damaged = at_rest["damaged"].as_array().map_or(0, Vec::len);
+    print_check(args.json, &config, Some((identity, at_rest)))?;
+    match damaged {
+        0 => Ok(()),
+        _ => Err(Failure::request(anyhow!(
+            "studies at rest that are damaged: {damaged}"
+        ))),
+    }
+}
+
+fn print_check(
+    json: bool,
+    config: &Config,
+    found: Option<((NodeId, u64), Value)>,
+) -> Result<(), Failure> {
+    if json {
+        let (identity, at_rest) = found.unzip();
         let (hub, version) = identity.unzip();
         let hub = hub.map(|hub| hub.to_string());
-        return print::json(&json!({ "config": config, "hub": hub, "fleet_version": version }));
+        return print::json(&json!({
+            "config": config, "hub": hub, "fleet_version": version, "at_rest": at_rest
+        }));
     }
-    if let Some((hub, version)) = identity {
+    if let Some(((hub, version), at_rest)) = found {
         print::line(&format!("# hub {hub}, fleet document {version}"))?;
+        print::at_rest(&at_rest)?;
     }
-    let text = toml::to_string(&config).expect("the configuration is plain TOML values");
+    let text = toml::to_string(config).expect("the configuration is plain TOML values");
     print::line(text.trim_end())
 }
 
-/// Whose folder it is, and the version of its fleet document.
-fn identity_of(folder: &Path) -> Result<(NodeId, u64), Failure> {
-    let key = NodeKey::load(&folder.join("node.key")).map_err(|e| open_failure(e.into()))?;
-    let document = fleet::read(folder, &key.id()).map_err(|e| open_failure(e.into()))?;
+/// Whose folder it is, and the version of its fleet document; the store key is the right one.
+fn identity_of(folder: &Path, config: &Config) -> Result<(NodeId, u64), Failure> {
+    let (key, store_key) = run::load_keys(folder, config).map_err(open_failure)?;
+    let document = fleet::read(folder, &key.id(), store_key.public_key());
+    let document = document.map_err(|e| open_failure(e.into()))?;
     Ok((key.id(), document.version()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The hub's settings: one struct per room, each with its built-in defaults.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use settings::{Bytes, Layers, SettingsError, Span};
@@ -129,6 +129,9 @@ impl Default for Inbox {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Archive {
+    /// The file of the key that everything at rest is sealed to; in the hub's folder unless the
+    /// path is absolute.
+    pub store_key: PathBuf,
     /// The size at which a segment file is closed and the next one begun.
     pub segment_bytes: Bytes,
 }
@@ -136,6 +139,7 @@ pub(crate) struct Archive {
 impl Default for Archive {
     fn default() -> Self {
         Self {
+            store_key: PathBuf::from("store.key"),
             segment_bytes: Bytes::mib(64),
         }
     }
@@ -173,6 +177,9 @@ impl Config {
         }
         if let Err(reason) = AeTitle::parse(&self.dicom.ae_title) {
             return refuse("dicom.ae-title", &reason.to_string());
+        }
+        if self.archive.store_key.file_name().is_none() {
+            return refuse("archive.store-key", "this is not the name of a file");
         }
         if !(Bytes::mib(4)..=Bytes::mib(4096)).contains(&self.archive.segment_bytes) {
             return refuse("archive.segment-bytes", "allowed are 4 MiB to 4 GiB");

@@ -1,6 +1,9 @@
 //! How our types lie in SQLite's columns.
 
-use store::rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use identity::StorePublicKey;
+use store::rusqlite::types::{
+    FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Type, ValueRef,
+};
 use store::rusqlite::{self, Row};
 use study::{Digest, InstanceDigest, StudyRoot};
 
@@ -25,7 +28,7 @@ where
 {
     let text = row.get_ref(column)?.as_str()?;
     text.parse().map_err(|e: T::Err| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e))
     })
 }
 
@@ -37,6 +40,12 @@ pub(crate) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
 /// Reads an instance digest.
 pub(crate) fn instance_digest(row: &Row<'_>, column: usize) -> rusqlite::Result<InstanceDigest> {
     digest(row, column).map(InstanceDigest::from_digest)
+}
+
+/// Reads a unit's store key, which was checked before it was written.
+pub(crate) fn store_key(row: &Row<'_>, column: usize) -> rusqlite::Result<StorePublicKey> {
+    StorePublicKey::from_bytes(row.get(column)?)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(e)))
 }
 
 /// Reads a study root.

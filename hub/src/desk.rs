@@ -36,6 +36,8 @@ pub(crate) enum Request {
     },
     /// Make a bearer token.
     Token { role: Role, hours: u32 },
+    /// Read every chunk at rest again.
+    Scrub,
     /// Figures for a support request.
     Diagnose,
 }
@@ -93,7 +95,9 @@ async fn work(rooms: Arc<Rooms>, request: Request) -> Answer {
         Request::FleetApply { document } => fleet_apply(&rooms, &document).await,
         Request::StudyList => {
             blocking(rooms, |rooms| {
-                Ok((json!({ "studies": rooms.archive.list()? }), Vec::new()))
+                let (studies, doubts) = (rooms.archive.list()?, rooms.fleet.in_doubt()?);
+                let output = json!({ "studies": studies, "units_in_doubt": doubts });
+                Ok((output, Vec::new()))
             })
             .await
         }
@@ -139,6 +143,9 @@ async fn work(rooms: Arc<Rooms>, request: Request) -> Answer {
                 json!({ "token": token, "role": role, "hours": hours }),
                 Vec::new(),
             ))
+        }
+        Request::Scrub => {
+            blocking(rooms, |rooms| Ok((json!(rooms.inbox.scrub()?), Vec::new()))).await
         }
         Request::Diagnose => blocking(rooms, |rooms| Ok((diagnose(rooms)?, Vec::new()))).await,
     }

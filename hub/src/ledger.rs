@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use identity::{NodeId, NodeKey};
 use journal::{
-    AppendError, Chain, ChainFault, ClockQuality, Fact, Head, JournalId, Moment, Record, Signed,
-    verify_next,
+    AppendError, Chain, ChainFault, ClockQuality, Diverged, Divergence, Fact, Head, JournalId,
+    Moment, Record, Signed, verify_next,
 };
 use store::rusqlite::{self, Connection, OptionalExtension as _, params};
 use thiserror::Error;
@@ -75,6 +75,53 @@ impl Ledger {
         keep(sql, &journal, &signed)?;
         Ok(signed.head)
     }
+
+    /// Keeps a finding about a journal, once, and says it in our own. Runs inside a store job.
+    pub(crate) fn note_divergence(
+        &self,
+        sql: &Connection,
+        found: &Diverged,
+    ) -> Result<(), LedgerError> {
+        let journal = JournalId {
+            author: found.author,
+            stream: found.stream,
+        };
+        if Some(found.kind) <= divergence(sql, &journal)? {
+            return Ok(());
+        }
+        sql.prepare_cached(
+            "INSERT INTO divergence (author, stream, state) VALUES (?1, ?2, ?3)
+             ON CONFLICT DO UPDATE SET state = excluded.state",
+        )?
+        .execute(params![
+            found.author.as_bytes(),
+            found.stream.as_bytes(),
+            match found.kind {
+                Divergence::SetBack => 1,
+                Divergence::Forked => 2,
+            }
+        ])?;
+        let fact = Fact::Diverged(found.clone());
+        self.say(sql, JournalId::own(self.hub), &fact).map(drop)
+    }
+}
+
+/// Whether a unit has another copy of a journal than we, and how they are apart.
+pub(crate) fn divergence(
+    sql: &Connection,
+    journal: &JournalId,
+) -> rusqlite::Result<Option<Divergence>> {
+    sql.prepare_cached("SELECT state FROM divergence WHERE author = ?1 AND stream = ?2")?
+        .query_row(
+            params![journal.author.as_bytes(), journal.stream.as_bytes()],
+            |row| {
+                Ok(match row.get::<_, u8>(0)? {
+                    1 => Divergence::SetBack,
+                    _ => Divergence::Forked,
+                })
+            },
+        )
+        .optional()
 }
 
 /// Takes records of another author, whose signatures were checked; those that are held are
@@ -207,6 +254,30 @@ mod tests {
         let from_two = records(&sql, &ledger.stream(a), 2, usize::MAX).unwrap();
         assert_eq!(from_two.len(), 2);
         assert_eq!(records(&sql, &ledger.stream(a), 1, 1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_divergence_is_said_once_and_once_more_when_it_is_worse() {
+        let (sql, ledger) = (database(), Ledger::new(Arc::new(NodeKey::generate())));
+        let unit = NodeKey::generate().id();
+        let own = JournalId::own(ledger.hub());
+        let mut said = Vec::new();
+        use Divergence::{Forked, SetBack};
+        for kind in [SetBack, SetBack, Forked, Forked, SetBack] {
+            let found = Diverged {
+                author: unit,
+                stream: unit,
+                ours: 9,
+                theirs: 5,
+                kind,
+            };
+            ledger.note_divergence(&sql, &found).unwrap();
+            said.push(head(&sql, &own).unwrap().seq);
+        }
+        assert_eq!(said, [1, 1, 2, 2, 2]);
+        let known = divergence(&sql, &JournalId::own(unit)).unwrap();
+        assert_eq!(known, Some(Forked));
+        assert_eq!(divergence(&sql, &ledger.stream(unit)).unwrap(), None);
     }
 
     #[test]

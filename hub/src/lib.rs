@@ -13,6 +13,8 @@ mod access;
 mod archive;
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod canaries;
 mod config;
 mod db;
 mod desk;

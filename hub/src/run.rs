@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use codec::Limits;
 use control::{FolderLock, LockError, Server};
 use identity::{KeyError, NodeId, NodeKey};
 use journal::{Fact, JournalId, Opened};
+use sealing::{KeyFile, KeyFileError, StoreKey};
 use store::rusqlite::{self, Connection};
 use store::{FsDisk, Readers, SegmentName, Segments, StoreError, Writer, open_database};
 use sync_quic::{Admission, Call, EnrolCall, Link, LinkProfile, Listener, Refusal};
@@ -56,7 +57,7 @@ impl Rooms {
     /// Takes up the hub in `folder`, alone.
     pub(crate) fn open(folder: &Path, config: &Config) -> Result<Self, OpenError> {
         // Before the lock, which would be made in any folder.
-        let key = Arc::new(NodeKey::load(&folder.join("node.key"))?);
+        let (key, store_key) = load_keys(folder, config)?;
         let lock = FolderLock::take(folder)?;
         let index = folder.join("index.sqlite");
         let connection = open_database(&index, db::MIGRATIONS)?;
@@ -67,6 +68,7 @@ impl Rooms {
         let fleet = Arc::new(Fleet::open(
             folder,
             Arc::clone(&key),
+            *store_key.public_key(),
             Arc::clone(&ledger),
             writer.clone(),
             Arc::clone(&readers),
@@ -78,6 +80,7 @@ impl Rooms {
             Arc::clone(&readers),
             Arc::clone(&ledger),
             Arc::clone(&outbox),
+            Arc::clone(&store_key),
         ));
         let reports = Reports::new(
             writer.clone(),
@@ -85,13 +88,15 @@ impl Rooms {
             Arc::clone(&ledger),
             Arc::clone(&fleet),
             Arc::clone(&outbox),
+            Arc::clone(&store_key),
         );
         let held_bytes = usize::try_from(config.inbox.group_bytes_max.get()).unwrap_or(usize::MAX);
         let limits = Limits {
             held_bytes,
             ..Limits::default()
         };
-        let archive = Archive::new(Arc::clone(&readers), Arc::clone(writer.segments()), limits);
+        let segments = Arc::clone(writer.segments());
+        let archive = Archive::new(Arc::clone(&readers), segments, store_key, limits);
         let access = Access::new(writer.clone(), readers, Arc::clone(&ledger));
         Ok(Self {
             access,
@@ -105,6 +110,20 @@ impl Rooms {
             key,
             _lock: lock,
         })
+    }
+}
+
+/// Loads who the hub is, and what opens that which is sealed to it.
+pub(crate) fn load_keys(
+    folder: &Path,
+    config: &Config,
+) -> Result<(Arc<NodeKey>, Arc<StoreKey>), OpenError> {
+    let key = NodeKey::load(&folder.join("node.key"))?;
+    let path = folder.join(&config.archive.store_key);
+    match KeyFile::load(&path) {
+        Ok(KeyFile::Plain(store_key)) => Ok((Arc::new(key), Arc::new(store_key))),
+        Ok(KeyFile::Wrapped(_)) => Err(OpenError::StoreKeyHasPin(path)),
+        Err(source) => Err(OpenError::StoreKey { path, source }),
     }
 }
 
@@ -156,6 +175,22 @@ pub(crate) enum OpenError {
     /// The node's key is not there.
     #[error("this is not a folder that `chasqui-provision hub` made")]
     Key(#[from] KeyError),
+    /// The store key is not there, or is damaged.
+    #[error(
+        "the hub's store key {} cannot be used: put it back from its copy, or name its file in \
+         [archive] store-key; nothing that was sealed to this hub can be read without it",
+        path.display()
+    )]
+    StoreKey {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: KeyFileError,
+    },
+    /// The store key waits for a PIN that nobody would type.
+    #[error("the hub's store key {} has a PIN: a hub starts by itself, remove the PIN", .0.display())]
+    StoreKeyHasPin(PathBuf),
     /// The fleet document is not there, or not for this hub.
     #[error("the folder's fleet document cannot be used")]
     Fleet(#[from] RoomError),
@@ -321,6 +356,9 @@ async fn contact(rooms: Arc<Rooms>, link: Link) {
     let unit = link.peer();
     let node = unit.short();
     tracing::info!(node, peer = %link.remote_address(), "contact up");
+    if link.took_over() {
+        rooms.fleet.took_over(unit);
+    }
     if let Err(error) = rooms.fleet.heard(unit).await {
         tracing::error!(error = crate::chain(&error), "the contact cannot be noted");
     }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use identity::testing::TestFleet;
+use sealing::{KeyFile, Lock, Pin};
 use serde_json::Value;
 
 fn hub(arguments: &[&str], folder: &Path) -> Command {
@@ -24,7 +25,8 @@ fn run(arguments: &[&str], folder: &Path) -> Output {
 fn folder() -> (tempfile::TempDir, TestFleet) {
     let folder = tempfile::tempdir().unwrap();
     let mut fleet = TestFleet::new();
-    let key = fleet.add_hub("127.0.0.1:4433");
+    let store = KeyFile::create(&folder.path().join("store.key")).unwrap();
+    let key = fleet.add_hub_with("127.0.0.1:4433", *store.public_key());
     key.save(&folder.path().join("node.key")).unwrap();
     std::fs::write(folder.path().join("fleet.cose"), fleet.document().signed()).unwrap();
     (folder, fleet)
@@ -145,7 +147,8 @@ fn commands_work_when_no_hub_runs() {
     let (folder, _) = folder();
     let list = run(&["study", "list", "--json"], folder.path());
     let list: Value = serde_json::from_slice(&list.stdout).unwrap();
-    assert_eq!(list, serde_json::json!({ "studies": [] }));
+    let nothing = serde_json::json!({ "studies": [], "units_in_doubt": [] });
+    assert_eq!(list, nothing);
     let to = folder.path().join("x.dcm");
     let get = run(&["get", "1.2.3", "-o", to.to_str().unwrap()], folder.path());
     assert_eq!(get.status.code(), Some(1));
@@ -198,6 +201,81 @@ fn exit_codes_tell_usage_from_configuration() {
     // A folder that is not a hub's stays as it was.
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
     assert!(run(&["check"], folder.path()).status.success());
+}
+
+/// Runs a command that must end as a fault of the configuration; gives its words.
+fn misconfigured(arguments: &[&str], folder: &Path) -> String {
+    let refused = run(arguments, folder);
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    String::from_utf8(refused.stderr).unwrap()
+}
+
+#[test]
+fn without_its_store_key_the_hub_does_not_start_and_says_what_to_do() {
+    let commands = [
+        &["serve"][..],
+        &["study", "list"],
+        &["get", "1.2.3", "-o", "y"],
+        &["check"],
+    ];
+    for command in commands {
+        let (folder, _) = folder();
+        let key = folder.path().join("store.key");
+        let whole = std::fs::read(&key).unwrap();
+
+        let mut damaged = whole.clone();
+        damaged[40] ^= 1;
+        std::fs::write(&key, &damaged).unwrap();
+        let words = misconfigured(command, folder.path());
+        assert!(words.contains("put it back from its copy"), "{words}");
+
+        std::fs::remove_file(&key).unwrap();
+        let words = misconfigured(command, folder.path());
+        assert!(words.contains("store.key"), "{words}");
+        assert!(words.contains("store-key"), "{words}");
+
+        KeyFile::create(&key).unwrap();
+        let words = misconfigured(command, folder.path());
+        assert!(words.contains("right store key back"), "{words}");
+    }
+    let (folder, _) = folder();
+    let (pin, share) = (Pin::new("1234567").unwrap(), None);
+    sealing::set_pin(&folder.path().join("store.key"), Lock { pin: &pin, share }).unwrap();
+    let words = misconfigured(&["serve"], folder.path());
+    assert!(words.contains("has a PIN"), "{words}");
+}
+
+#[test]
+fn the_store_key_may_lie_elsewhere() {
+    let (folder, _) = folder();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let key = elsewhere.path().join("hub-store.key");
+    std::fs::rename(folder.path().join("store.key"), &key).unwrap();
+    let file = elsewhere.path().join("hub.toml");
+    let text = format!("[archive]\nstore-key = {:?}\n", key.to_str().unwrap());
+    std::fs::write(&file, text).unwrap();
+    let configured = ["study", "list", "--config", file.to_str().unwrap()];
+    assert!(run(&configured, folder.path()).status.success());
+    let mut by_environment = hub(&["check"], folder.path());
+    by_environment.env("HUB__ARCHIVE__STORE_KEY", &key);
+    assert!(by_environment.output().unwrap().status.success());
+    misconfigured(&["study", "list"], folder.path());
+}
+
+#[test]
+fn a_check_reads_what_is_at_rest_with_and_without_a_running_hub() {
+    let (folder, _) = folder();
+    let expected = serde_json::json!({ "chunks": 0, "bytes": 0, "damaged": [] });
+    let check = || {
+        let checked = run(&["check", "--json"], folder.path());
+        assert!(checked.status.success(), "{checked:?}");
+        let checked: Value = serde_json::from_slice(&checked.stdout).unwrap();
+        checked["at_rest"].clone()
+    };
+    assert_eq!(check(), expected);
+    let serving = Serving::start(folder.path());
+    assert_eq!(check(), expected);
+    drop(serving);
 }
 
 #[test]

@@ -43,7 +43,7 @@ struct Cli {
 enum Command {
     /// Makes a fleet: three root keys, an issuing key, a release key, version 1 of the document.
     Init(FleetArgs),
-    /// Makes a hub's folder with its key and the fleet document.
+    /// Makes a hub's folder with its node key, its store key and the fleet document.
     Hub(HubArgs),
     /// Makes a voucher with which one box joins the fleet, once.
     Unit(UnitArgs),
@@ -281,8 +281,18 @@ fn hub(args: HubArgs, now_ms: u64) -> Result<Answer, Box<dyn Error>> {
         &args.output,
         now_ms,
     )?;
-    let text = format!("hub {} {} in {}", hub.name, hub.key, args.output.display());
-    let json = json!({ "id": hub.key.to_string(), "name": hub.name.as_str(), "address": hub.address.as_str() });
+    let (folder, store_key) = (args.output.display(), hub.store.id());
+    let text = format!(
+        "hub {} {} in {folder}\nkeep a copy of {folder}/store.key in a safe place: without it nobody \
+         opens what boxes seal to store key {store_key}",
+        hub.name, hub.key
+    );
+    let json = json!({
+        "id": hub.key.to_string(),
+        "name": hub.name.as_str(),
+        "address": hub.address.as_str(),
+        "store_key": store_key.to_string(),
+    });
     Ok(changed(authority.document(), text, json))
 }
 

@@ -9,15 +9,18 @@ use std::path::{Path, PathBuf};
 
 use identity::files::{self, FileError};
 use identity::{
-    ConsentPolicy, HubAddress, HubEntry, KeyError, Label, NodeKey, Voucher, VoucherEntry,
+    ConsentPolicy, HubAddress, HubEntry, KeyError, Label, NodeId, NodeKey, Voucher, VoucherEntry,
     VoucherId, VoucherTerms,
 };
+use sealing::{KeyFile, KeyFileError};
 use thiserror::Error;
 
 use crate::authority::{Authority, AuthorityError, FLEET_FILE};
 
 /// The hub's key, in its folder.
 const HUB_KEY_FILE: &str = "node.key";
+/// The hub's store key, in its folder.
+const HUB_STORE_KEY_FILE: &str = "store.key";
 
 /// Says why a hub or a voucher was not made.
 #[derive(Debug, Error)]
@@ -31,6 +34,9 @@ pub enum EnrolError {
     /// A key could not be made.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A hub's store key could not be made.
+    #[error(transparent)]
+    StoreKey(#[from] KeyFileError),
     /// Another hub has the name.
     #[error("the fleet has a hub named {0} already")]
     HubExists(Label),
@@ -69,7 +75,9 @@ pub struct VoucherOrder {
     pub not_after_ms: u64,
 }
 
-/// Makes a hub's key in a folder of its own, lists the hub, and puts the fleet document beside the key.
+/// Makes a hub's two keys in a folder of its own, lists the hub, and puts the fleet document beside them.
+///
+/// Nothing in the folder is ever overwritten: with a store key goes all that was sealed to it.
 pub fn add_hub(
     authority: &mut Authority,
     (name, address): (Label, HubAddress),
@@ -79,21 +87,45 @@ pub fn add_hub(
     if authority.document().hubs().any(|hub| hub.name == name) {
         return Err(EnrolError::HubExists(name));
     }
-    let (key_file, fleet_file) = (folder.join(HUB_KEY_FILE), folder.join(FLEET_FILE));
-    refuse_existing(&[&key_file, &fleet_file])?;
+    let [key_file, store_key_file, fleet_file] =
+        [HUB_KEY_FILE, HUB_STORE_KEY_FILE, FLEET_FILE].map(|name| folder.join(name));
+    refuse_existing(&[&key_file, &store_key_file, &fleet_file])?;
     files::create_private_directory(folder)?;
+    // From here on what is removed again is what was made here.
     let key = NodeKey::create(&key_file)?;
+    let listed = list_hub(
+        authority,
+        (name, address, key.id()),
+        &store_key_file,
+        now_ms,
+    );
+    if listed.is_err() {
+        // A key that no document names is of no use and would bar the next try.
+        let _ = fs::remove_file(&key_file);
+    }
+    let hub = listed?;
+    files::create_private(&fleet_file, authority.document().signed())?;
+    Ok(hub)
+}
+
+/// Makes the store key and lists the hub, or does neither.
+fn list_hub(
+    authority: &mut Authority,
+    (name, address, key): (Label, HubAddress, NodeId),
+    store_key_file: &Path,
+    now_ms: u64,
+) -> Result<HubEntry, EnrolError> {
+    let store = *KeyFile::create(store_key_file)?.public_key();
     let hub = HubEntry {
         name,
         address,
-        key: key.id(),
+        key,
+        store,
     };
     if let Err(error) = authority.publish(now_ms, |body| body.hubs.push(hub.clone())) {
-        // A key that no document names is of no use and would bar the next try.
-        let _ = fs::remove_file(&key_file);
+        let _ = fs::remove_file(store_key_file);
         return Err(error.into());
     }
-    files::create_private(&fleet_file, authority.document().signed())?;
     Ok(hub)
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use identity::calendar::format_date;
 use identity::{
-    Credential, CredentialFault, FleetDocument, Label, NodeId, Revocation, VoucherEntry, VoucherId,
+    Credential, CredentialFault, FleetDocument, HubEntry, Label, NodeId, Revocation, StoreKeyId,
+    VoucherEntry, VoucherId,
 };
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -194,6 +195,8 @@ pub struct Row {
     pub state: &'static str,
     /// Its end, milliseconds of the Unix epoch.
     pub until_ms: Option<u64>,
+    /// A hub's store key.
+    pub store_key: Option<StoreKeyId>,
     /// What else is to be known.
     pub detail: String,
 }
@@ -201,14 +204,7 @@ pub struct Row {
 /// Everything that the fleet document lists, as it stands at `now_ms`.
 pub fn list(document: &FleetDocument, now_ms: u64) -> Vec<Row> {
     let body = document.body();
-    let hubs = body.hubs.iter().map(|hub| Row {
-        kind: SubjectKind::Hub,
-        key: hub.key,
-        name: hub.name.to_string(),
-        state: "listed",
-        until_ms: None,
-        detail: hub.address.to_string(),
-    });
+    let hubs = body.hubs.iter().map(hub_row);
     let vouchers = body
         .vouchers
         .iter()
@@ -224,15 +220,14 @@ pub fn list(document: &FleetDocument, now_ms: u64) -> Vec<Row> {
         match rows.iter_mut().find(|row| row.key == revocation.subject) {
             Some(row) => revoked(row, revocation),
             None => {
-                let (name, detail) = (String::new(), String::new());
-                let (kind, key) = (SubjectKind::Unit, revocation.subject);
                 let mut row = Row {
-                    kind,
-                    key,
-                    name,
+                    kind: SubjectKind::Unit,
+                    key: revocation.subject,
+                    name: String::new(),
                     state: "revoked",
                     until_ms: None,
-                    detail,
+                    store_key: None,
+                    detail: String::new(),
                 };
                 revoked(&mut row, revocation);
                 rows.push(row);
@@ -289,6 +284,7 @@ pub fn to_json(rows: &[Row]) -> Value {
             "name": row.name,
             "state": row.state,
             "until_ms": row.until_ms,
+            "store_key": row.store_key.map(|id| id.to_string()),
             "detail": row.detail,
         })
     };
@@ -333,6 +329,18 @@ fn last_credential<'a>(document: &'a FleetDocument, key: &NodeId) -> Option<&'a 
         .max_by_key(|c| c.valid_until_ms)
 }
 
+fn hub_row(hub: &HubEntry) -> Row {
+    Row {
+        kind: SubjectKind::Hub,
+        key: hub.key,
+        name: hub.name.to_string(),
+        state: "listed",
+        until_ms: None,
+        store_key: Some(hub.store.id()),
+        detail: format!("{}, store key {}", hub.address, hub.store.id()),
+    }
+}
+
 fn voucher_row(voucher: &VoucherEntry, now_ms: u64) -> Row {
     Row {
         kind: SubjectKind::Voucher,
@@ -344,6 +352,7 @@ fn voucher_row(voucher: &VoucherEntry, now_ms: u64) -> Row {
             "open"
         },
         until_ms: Some(voucher.not_after_ms),
+        store_key: None,
         detail: format!("consent {}, hub {}", voucher.consent, voucher.hub.short()),
     }
 }
@@ -361,6 +370,7 @@ fn credential_row(document: &FleetDocument, credential: &Credential, now_ms: u64
         name: credential.name.to_string(),
         state,
         until_ms: Some(credential.valid_until_ms),
+        store_key: None,
         detail: format!("licence {}", credential.licence),
     }
 }

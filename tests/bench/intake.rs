@@ -286,8 +286,10 @@ enum Program {
 }
 
 impl Receiver {
-    /// The box with its built-in settings, but for the ports. It has no voucher, so nothing leaves.
+    /// The box with its built-in settings, but for the ports. Its voucher names a hub that is not
+    /// there: everything is sealed and packed for it, and nothing leaves.
     fn agent(programs: &Programs, folder: &Path) -> Result<Self> {
+        enrol_offline(programs, folder)?;
         let mut command = programs.command(Role::Agent);
         command.args(["serve", "--dicom-port", "0", "--console-port", "0"]);
         command.env("AGENT__INTAKE__BIND", "127.0.0.1");
@@ -428,6 +430,29 @@ impl Row {
             agent / bare,
         )
     }
+}
+
+/// Makes a fleet, and gives the box its voucher.
+fn enrol_offline(programs: &Programs, folder: &Path) -> Result<()> {
+    let path = |name: &str| folder.join(name);
+    let (fleet, voucher) = (path("fleet"), path("voucher"));
+    let provision = |words: &[&str], output: Option<&Path>| {
+        let (verb, rest) = words.split_first().context("a command")?;
+        let mut args = vec![PathBuf::from(verb), fleet.clone()];
+        args.extend(rest.iter().map(PathBuf::from));
+        args.extend(output.map(Path::to_owned));
+        programs.run(Role::Provision, &args)?.success()
+    };
+    provision(&["init"], None)?;
+    let hub = ["hub", "--name", "hub", "--address", "127.0.0.1:9", "-o"];
+    provision(&hub, Some(&path("hub")))?;
+    provision(&["unit", "--site", "bench", "-o"], Some(&voucher))?;
+    let enrol = ["enrol", "--offline", "--voucher"].map(PathBuf::from);
+    let args = enrol
+        .into_iter()
+        .chain([voucher, "--data".into(), path("agent")]);
+    let enrolled = programs.run(Role::Agent, &args.collect::<Vec<_>>())?;
+    enrolled.success().map(drop)
 }
 
 /// The middle one of sorted figures; not a number when there is none.

@@ -5,20 +5,30 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ballast;
+mod clocks;
+mod clones;
 mod counts;
 mod disk_full;
 mod duplicates;
 mod durability;
+mod every_cut;
+mod fault_fs;
+mod fault_fs_box;
+mod fault_fs_hub;
+mod fault_fs_own;
 mod flips;
 mod impostor;
 mod kills;
 mod link;
 mod lone;
+mod mend;
 mod one_study;
 mod peers;
 mod proof;
 mod refusals;
 mod resume;
+mod sealed;
 mod small_disk;
 mod strangers;
 

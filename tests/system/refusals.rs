@@ -361,9 +361,16 @@ fn a_report_without_a_credential_is_shown_as_refused_whoever_brings_it() {
         stream: unit.id(),
     };
     let mut chain = Chain::resume(journal, Head::EMPTY);
-    let report = |signed| {
-        let study = study.clone();
-        Fact::Report(journal::Report { study, signed })
+    let store = sealing::KeyFile::load(&world.path("agent").join("store.key")).unwrap();
+    let report = |signed: Vec<u8>| {
+        let domain = journal::report_domain(&study);
+        Fact::Report(journal::Report {
+            study: study.clone(),
+            report: study::Digest::of(&signed),
+            status: journal::ReportStatus::Final,
+            critical: 0,
+            sealed: sealing::seal_to(store.public_key(), &domain, &signed),
+        })
     };
     for fact in [
         Fact::Opened(Opened {

@@ -75,7 +75,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sync-quic",
         ],
     ),
-    ("provisioning", &["identity", "update", "telemetry"]),
+    (
+        "provisioning",
+        &["identity", "sealing", "update", "telemetry"],
+    ),
 ];
 
 const KINDS: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];

@@ -6,6 +6,8 @@
 //! gives up.
 //! May not: decide what is sent, or take a byte for safe because it was sent.
 
+mod apart;
+mod returns;
 mod shelf;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -130,12 +132,13 @@ impl Contact {
     }
 
     async fn attempt(&mut self, dialer: &Dialer, stop: &CancellationToken) -> Attempt {
-        let Some((hub, promised)) = self.membership.hub() else {
+        let Some(hub) = self.membership.hub() else {
             return Attempt::NoVoucher;
         };
-        let address = self.config.hub.clone().unwrap_or(promised);
+        let promised = || hub.address.as_str().to_owned();
+        let address = self.config.hub.clone().unwrap_or_else(promised);
         let called = tokio::select! {
-            called = self.call(dialer, hub, &address) => called,
+            called = self.call(dialer, hub.key, &address) => called,
             () = stop.cancelled() => return Attempt::Failed("stopping".to_owned()),
         };
         match called {
@@ -153,7 +156,8 @@ impl Contact {
     /// Calls the hub, after redeeming the voucher where that is still to be done.
     async fn call(&self, dialer: &Dialer, hub: NodeId, address: &str) -> anyhow::Result<Link> {
         if !self.membership.is_enrolled() {
-            enrol::redeem(&self.membership, dialer, Some(address)).await?;
+            let store = self.vault.keys().public_key();
+            enrol::redeem(&self.membership, &store, dialer, Some(address)).await?;
             tracing::info!("enrolled");
         }
         let address = enrol::resolve(address).await?;
@@ -283,13 +287,12 @@ impl Contact {
             Event::ChunkDamaged { manifest, chunk } => {
                 tracing::error!(%manifest, chunk, "the hub found a chunk damaged");
             }
-            Event::Diverged { ours, theirs, .. } => {
-                tracing::error!(
-                    ours,
-                    theirs,
-                    "a journal has diverged: a disk was set back or cloned"
-                );
-            }
+            Event::Diverged {
+                journal,
+                ours,
+                theirs,
+                kind,
+            } => apart::note(&self.vault, journal, (ours, theirs), kind),
             Event::FleetNotTaken { .. } => {
                 tracing::warn!("the hub did not take our fleet document");
             }
@@ -336,17 +339,14 @@ impl Contact {
 /// Whether a contact that ended so is likely to end so again: it is not called for at once.
 fn repeats(end: &End) -> bool {
     match end {
-        End::Refused(_)
+        // Only another machine with this box's key takes its place: each would wake the other.
+        End::Replaced
+        | End::Refused(_)
         | End::Blamed(_)
         | End::PeerFault(_)
         | End::Trouble(_)
         | End::PeerTrouble(_) => true,
-        End::Done
-        | End::Replaced
-        | End::PeerStopped
-        | End::TimedOut
-        | End::Closed
-        | End::Broken(_) => false,
+        End::Done | End::PeerStopped | End::TimedOut | End::Closed | End::Broken(_) => false,
     }
 }
 

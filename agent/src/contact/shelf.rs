@@ -8,11 +8,12 @@ use sync_proto::{CommandError, Event, RefusalCode};
 use sync_quic::{Arrival, Found, Kept, Piece, Shelf, ShelfError, Taken};
 use tokio::sync::mpsc;
 
+use super::returns::Returns;
 use crate::membership::Membership;
-use crate::vault::Vault;
+use crate::vault::{FetchError, Vault};
 
-/// What a hub hears that sends a study to a box.
-const NO_STUDIES: &str = "this box takes no studies from the hub yet";
+/// What a hub hears that sends a box anything but what it has lost of its own.
+const NOT_OURS: &str = "this box takes back what is its own, and nothing else";
 
 /// Reads chunks and records from the vault, keeps records and fleet documents that come.
 pub(super) struct BoxShelf {
@@ -21,6 +22,8 @@ pub(super) struct BoxShelf {
     events: mpsc::UnboundedSender<Event>,
     /// The chunk read last: pieces of one chunk are asked for one after the other.
     last: Mutex<Option<(Digest, Arc<[u8]>)>>,
+    /// Chunks that the hub gives back.
+    returns: tokio::sync::Mutex<Returns>,
 }
 
 impl BoxShelf {
@@ -34,6 +37,7 @@ impl BoxShelf {
             membership,
             events,
             last: Mutex::default(),
+            returns: tokio::sync::Mutex::default(),
         }
     }
 
@@ -48,11 +52,40 @@ impl BoxShelf {
             return Ok(bytes);
         }
         let vault = self.vault.clone();
-        let bytes = blocking(move || vault.chunk(&piece.manifest, piece.chunk)).await?;
+        let bytes = blocking(move || read_chunk(&vault, piece)).await?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         *last = Some((piece.digest, Arc::clone(&bytes)));
         Ok(bytes)
     }
+
+    /// What is whole of a manifest of our own that the hub gives back, if anything is missing.
+    async fn given_back(&self, manifest: Digest) -> Result<Found, ShelfError> {
+        let vault = self.vault.clone();
+        let found = blocking(move || vault.given_back(&manifest)).await?;
+        Ok(match found {
+            None => Found::Refused(RefusalCode::NotWanted, NOT_OURS.into()),
+            Some((signed, holding)) => {
+                let chunks = signed.manifest().chunks().count();
+                if holding.whole.iter().count() == chunks {
+                    Found::Complete
+                } else {
+                    Found::Held(Box::new(signed), holding)
+                }
+            }
+        })
+    }
+}
+
+/// Reads a chunk to be sent; one that is damaged is marked, so that people see it.
+fn read_chunk(vault: &Vault, piece: Piece) -> Result<Arc<[u8]>, FetchError> {
+    let read = vault.chunk(&piece.manifest, piece.chunk);
+    if read.as_ref().is_err_and(FetchError::is_loss)
+        && let Err(error) = vault.doubt_chunk(&piece.manifest, piece.chunk)
+    {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "a damaged chunk cannot be marked");
+    }
+    read
 }
 
 impl Shelf for BoxShelf {
@@ -88,23 +121,25 @@ impl Shelf for BoxShelf {
 
     async fn store_manifest(
         &self,
-        _manifest: SignedManifest,
+        manifest: SignedManifest,
         _class: Priority,
     ) -> Result<Taken, ShelfError> {
-        Ok(Taken::Refused(RefusalCode::NotWanted, NO_STUDIES.into()))
+        // Whoever signed it: only what is in our own table of revisions is known by its digest.
+        Ok(match self.given_back(manifest.digest()).await? {
+            Found::Held(_, holding) => Taken::Held(holding),
+            Found::Complete => Taken::Complete,
+            Found::Unknown => Taken::Refused(RefusalCode::NotWanted, NOT_OURS.into()),
+            Found::Refused(code, text) => Taken::Refused(code, text),
+        })
     }
 
-    async fn find_manifest(
-        &self,
-        _manifest: Digest,
-        _class: Priority,
-    ) -> Result<Found, ShelfError> {
-        Ok(Found::Refused(RefusalCode::NotWanted, NO_STUDIES.into()))
+    async fn find_manifest(&self, manifest: Digest, _class: Priority) -> Result<Found, ShelfError> {
+        self.given_back(manifest).await
     }
 
     async fn store_data(&self, arrivals: Vec<Arrival>) -> Result<Vec<Kept>, ShelfError> {
-        let refused = || Kept::Refused(RefusalCode::NotWanted, NO_STUDIES.into());
-        Ok(arrivals.iter().map(|_| refused()).collect())
+        // One call at a time: the disk's orders come one after the other.
+        Ok(self.returns.lock().await.take(&self.vault, arrivals).await)
     }
 
     async fn store_records(

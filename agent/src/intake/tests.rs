@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use dimse::scu::{Association, Instance, Proposal, ScuConfig, ScuError};
 use dimse::{Answer, Status};
-use identity::NodeKey;
 use study::part10::Part10;
 use study::{SopClassUid, SopInstanceUid, TransferSyntaxUid};
 use tokio::task::JoinHandle;
@@ -14,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::VaultConfig;
 use crate::vault::Now;
+use crate::vault::tests::open_vault_with;
 
 const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
 const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
@@ -39,10 +38,7 @@ impl World {
     async fn with(config: VaultConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
-        let opened = tokio::task::spawn_blocking(move || {
-            Vault::open(&path, Arc::new(NodeKey::generate()), config)
-        });
-        let vault = opened.await.unwrap().unwrap();
+        let vault = open_vault_with(&path, config).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

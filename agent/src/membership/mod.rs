@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use identity::files::{self, FileError};
 use identity::{
     Anchor, ConsentPolicy, EnrolRequest, FLEET_BYTES_MAX, FleetDocument, FleetError, Grant,
-    GrantError, KeyError, NodeId, NodeKey, Standing, SupersedeError, Voucher, VoucherError,
+    GrantError, HubEntry, KeyError, NodeId, NodeKey, Standing, StorePublicKey, SupersedeError,
+    Voucher, VoucherError,
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -119,16 +120,20 @@ impl Membership {
         self.changed.subscribe()
     }
 
-    /// The hub's key and address, as the fleet document or else the voucher says.
-    pub fn hub(&self) -> Option<(NodeId, String)> {
+    /// The hub's keys and address, as the fleet document or else the voucher says.
+    pub fn hub(&self) -> Option<HubEntry> {
         let papers = self.papers();
         let promised = &papers.voucher.as_ref()?.terms().hub;
         let listed = papers
             .fleet
             .as_ref()
             .and_then(|fleet| fleet.hub(&promised.key));
-        let hub = listed.unwrap_or(promised);
-        Some((hub.key, hub.address.as_str().to_owned()))
+        Some(listed.unwrap_or(promised).clone())
+    }
+
+    /// The box's store key as the hub's grant names it.
+    pub fn granted_store_key(&self) -> Option<StorePublicKey> {
+        Some(self.papers().grant.as_ref()?.store)
     }
 
     /// The hub has granted what the voucher promises.
@@ -182,21 +187,27 @@ impl Membership {
         Ok(())
     }
 
-    /// The signed request with which the voucher is redeemed.
-    pub fn enrol_request(&self) -> Result<Vec<u8>, MembershipError> {
+    /// The signed request with which the voucher is redeemed; it names the box's store key.
+    pub fn enrol_request(&self, store: &StorePublicKey) -> Result<Vec<u8>, MembershipError> {
         let voucher = self
             .papers()
             .voucher
             .clone()
             .ok_or(MembershipError::NoVoucher)?;
-        Ok(EnrolRequest::sign(&voucher, &self.key, clock::wall_ms()))
+        Ok(EnrolRequest::sign(
+            &voucher,
+            &self.key,
+            store,
+            clock::wall_ms(),
+        ))
     }
 
-    /// Takes the hub's grant.
-    pub fn take_grant(&self, bytes: &[u8]) -> Result<(), MembershipError> {
+    /// Takes the hub's grant, which must name the box's store key.
+    pub fn take_grant(&self, bytes: &[u8], store: &StorePublicKey) -> Result<(), MembershipError> {
         let mut papers = self.papers();
         let voucher = papers.voucher.clone().ok_or(MembershipError::NoVoucher)?;
         let grant = Grant::verify_for(bytes, &voucher, &self.key.id())?;
+        grant.check_store(store)?;
         files::replace(&self.folder.join("grant.cose"), bytes)?;
         papers.grant = Some(grant);
         drop(papers);

@@ -81,7 +81,11 @@ impl Outbox {
                 None if self.offered.len() >= offered_max(class) => {}
                 None => {
                     let signed = SignedManifest::open(&self.vault.manifest(&manifest)?)?;
-                    let begun = self.begun(&manifest);
+                    let begun = if revision.was_at_hub {
+                        Begun::Perhaps
+                    } else {
+                        self.begun(&manifest)
+                    };
                     commands.push(Command::Offer(Box::new(Offer {
                         manifest: signed,
                         class,

@@ -22,6 +22,7 @@ mod tests {
             priority,
             came,
             manifest_digest: Digest::of(study.as_bytes()),
+            was_at_hub: false,
         }
     }
 

@@ -1,14 +1,10 @@
 //! What a session is given, and given again.
 
-use std::sync::Arc;
-
-use identity::NodeKey;
 use study::StudyUid;
 
 use super::*;
-use crate::config::VaultConfig;
-use crate::vault::tests::arrival;
-use crate::vault::{BatchRule, Due, Now, Packed};
+use crate::vault::tests::{arrival, open_vault};
+use crate::vault::{BatchRule, Due, Now};
 
 const RULE: BatchRule = BatchRule {
     instances: 1,
@@ -19,15 +15,7 @@ const RULE: BatchRule = BatchRule {
 
 /// A vault that holds one revision, which may leave.
 async fn vault(folder: &tempfile::TempDir) -> Vault {
-    let folder = folder.path().to_owned();
-    let config = VaultConfig {
-        reserve_percent: 0,
-        ..VaultConfig::default()
-    };
-    let opened = tokio::task::spawn_blocking(move || {
-        Vault::open(&folder, Arc::new(NodeKey::generate()), config).unwrap()
-    });
-    let vault = opened.await.unwrap();
+    let vault = open_vault(folder.path()).await;
     let study = StudyUid::parse("1.2").unwrap();
     vault
         .hold(arrival("1.2", "1.2.1", "a slice"))
@@ -37,7 +25,8 @@ async fn vault(folder: &tempfile::TempDir) -> Vault {
         panic!("a batch is due");
     };
     let units = vec![b"a unit".to_vec()];
-    vault.adopt(Packed { batch, units }).await.unwrap();
+    let packed = vault.seal_units(batch, units).unwrap();
+    vault.adopt(packed).await.unwrap();
     let basis = journal::ConsentBasis::Spoken;
     vault.record_consent(study, basis, None).await.unwrap();
     vault

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use codec::Tier;
+use sealing::KeyringError;
 use study::StudyUid;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -82,6 +83,9 @@ pub enum Unpackable {
     /// The codec refused, or gave other bytes back.
     #[error(transparent)]
     Squeeze(#[from] SqueezeError),
+    /// What it was sealed with cannot be given to the hub.
+    #[error("its data key cannot be sealed to the hub")]
+    Key(#[from] KeyringError),
 }
 
 /// Packs what is due until it is told to stop.
@@ -159,14 +163,22 @@ impl Packer {
         };
         let vault = self.vault.clone();
         let packed = in_background(move || pack(&vault, batch, tier)).await?;
-        let instances = packed.batch.items.len();
-        let bytes_packed: u64 = packed.units.iter().map(|unit| unit.len() as u64).sum();
+        let instances = packed.batch().items.len();
+        let (bytes_packed, packed_study) = (packed.bytes(), packed.batch().study.clone());
         let Revision {
             study,
             revision,
             closed,
             ..
-        } = self.vault.adopt(packed).await?.into_inner();
+        } = match self.vault.adopt(packed).await {
+            // Nobody can seal its key to the hub now: what else there is goes on.
+            Err(VaultError::Key(source)) => {
+                let source = Box::new(Unpackable::Key(source));
+                let study = packed_study;
+                return Err(PackError::Batch { study, source });
+            }
+            adopted => adopted?.into_inner(),
+        };
         tracing::info!(%study, revision, instances, bytes_packed, closed, "made a revision");
         Ok(Next::Again)
     }
@@ -222,10 +234,17 @@ fn log(error: &(dyn std::error::Error + 'static), what: &str) {
 fn pack(vault: &Vault, batch: Batch, tier: Tier) -> Result<Packed, PackError> {
     let mut files = Vec::with_capacity(batch.items.len());
     for item in &batch.items {
-        match vault.intake_file(&item.location) {
+        match vault.intake_file(item) {
             Ok(file) => files.push(file),
+            // Its key has left memory before it was packed: it crosses as it was taken in.
+            Err(FetchError::Locked(_)) => {
+                let study = batch.study.clone();
+                return vault
+                    .as_taken_in(batch)
+                    .map_err(|error| batch_error(study, error));
+            }
             Err(error) if error.is_loss() => return Err(instance(item, error)),
-            Err(error) => return Err(whole(&batch, error)),
+            Err(error) => return Err(batch_error(batch.study, error)),
         }
     }
     let named: Vec<(&str, &[u8])> = batch
@@ -235,14 +254,19 @@ fn pack(vault: &Vault, batch: Batch, tier: Tier) -> Result<Packed, PackError> {
         .map(|(item, file)| (item.sop.as_str(), file.as_slice()))
         .collect();
     match squeeze::squeeze(&named, tier) {
-        Ok(units) => Ok(Packed { batch, units }),
+        Ok(units) => {
+            let study = batch.study.clone();
+            vault
+                .seal_units(batch, units)
+                .map_err(|error| batch_error(study, error))
+        }
         Err(error) => {
             for (item, alone) in batch.items.iter().zip(&named) {
                 if let Err(error) = squeeze::squeeze(&[*alone], tier) {
                     return Err(instance(item, error));
                 }
             }
-            Err(whole(&batch, error))
+            Err(batch_error(batch.study, error))
         }
     }
 }
@@ -254,9 +278,9 @@ fn instance(item: &BatchItem, source: impl Into<Unpackable>) -> PackError {
     }
 }
 
-fn whole(batch: &Batch, source: impl Into<Unpackable>) -> PackError {
+fn batch_error(study: StudyUid, source: impl Into<Unpackable>) -> PackError {
     PackError::Batch {
-        study: batch.study.clone(),
+        study,
         source: Box::new(source.into()),
     }
 }

@@ -1,14 +1,9 @@
 //! Packing when something is in its way.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use identity::NodeKey;
 use study::SopInstanceUid;
 
 use super::*;
-use crate::config::VaultConfig;
-use crate::vault::tests::arrival;
+use crate::vault::tests::{arrival, open_vault, segment_paths};
 
 const SETTINGS: Settings = Settings {
     batch_instances: 2,
@@ -17,18 +12,6 @@ const SETTINGS: Settings = Settings {
     tier: Tier::Fast,
 };
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-async fn open(folder: &Path) -> Vault {
-    let folder = folder.to_owned();
-    let config = VaultConfig {
-        reserve_percent: 0,
-        ..VaultConfig::default()
-    };
-    let opened = tokio::task::spawn_blocking(move || {
-        Vault::open(&folder, Arc::new(NodeKey::generate()), config).unwrap()
-    });
-    opened.await.unwrap()
-}
 
 async fn hold(vault: &Vault, study: &str, sop: &str) {
     vault.hold(arrival(study, sop, "a slice")).await.unwrap();
@@ -57,14 +40,9 @@ fn unpacked(vault: &Vault) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_intake_record_is_set_aside_and_everything_else_is_packed() {
     let folder = tempfile::tempdir().unwrap();
-    let vault = open(folder.path()).await;
+    let vault = open_vault(folder.path()).await;
     hold(&vault, "1.2", "1.2.1").await;
-    let segment = std::fs::read_dir(folder.path().join("segments"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let segment = segment_paths(folder.path(), "intake").remove(0);
     let mut bytes = std::fs::read(&segment).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&segment, bytes).unwrap();

@@ -56,8 +56,21 @@ pub struct Papers {
     pub images: BTreeSet<(SopInstanceUid, InstanceDigest)>,
     /// The hub's records that carry receipts, by number.
     pub receipts: Vec<Vec<u8>>,
-    /// The hub's records that carry reports, by number.
-    pub reports: Vec<Vec<u8>>,
+    /// The reports, by number.
+    pub reports: Vec<ReportPaper>,
+}
+
+/// A report as a proof carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReportPaper {
+    /// The hub's record that names it.
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    pub record: Vec<u8>,
+    /// The report as its radiologist signed it.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub signed: Vec<u8>,
 }
 
 /// A proof file: its papers and the box's seal over them, which is still to be judged.
@@ -118,7 +131,11 @@ impl Papers {
                 e.encode(pair)?;
             }
             write_list(e, &self.receipts)?;
-            write_list(e, &self.reports)
+            e.array(self.reports.len() as u64)?;
+            for report in &self.reports {
+                e.encode(report)?;
+            }
+            Ok(())
         });
         bytes
     }
@@ -137,7 +154,7 @@ impl Proof {
             manifests: reader.part("the manifests", |d| list(d, byte_string))?,
             images: reader.part("the list of images", images)?,
             receipts: reader.part("the hub's receipts", |d| list(d, byte_string))?,
-            reports: reader.part("the reports", |d| list(d, byte_string))?,
+            reports: reader.part("the reports", |d| list(d, Decoder::decode))?,
         };
         let sealed_to = reader.decoder.position();
         let seal = reader.part("the box's seal", byte_string)?;

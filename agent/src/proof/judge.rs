@@ -4,14 +4,13 @@ use std::error::Error;
 use std::fmt;
 
 use identity::{FleetDocument, FleetId, Grant, HubEntry, NodeId, VoucherEntry};
-use journal::{ChainFault, Fact, Head, JournalId, Record, Signed, SignedManifest, verify_next};
+use journal::{
+    ChainFault, Fact, Head, JournalId, Record, Signed, SignedManifest, read_record, verify_next,
+};
 use report::VerifiedReport;
-use study::{Manifest, StudyRoot};
+use study::{Digest, Manifest, StudyRoot};
 
 use super::format::{Papers, Proof, Seal};
-
-/// The domain of journal records (docs/protocol.md 7).
-const RECORD_DOMAIN: &str = "chasqui/record/1";
 
 /// A part of a proof, by the name that people are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,10 +173,10 @@ impl Judgement {
 
     fn open_reports(&mut self, papers: &Papers, unit: &Unit, fleet: &FleetDocument) {
         let mut head = Head::EMPTY;
-        for (number, bytes) in (1..).zip(&papers.reports) {
-            let filed = open_record(bytes, &head, unit).and_then(|signed| {
+        for (number, paper) in (1..).zip(&papers.reports) {
+            let filed = open_record(&paper.record, &head, unit).and_then(|signed| {
                 head = signed.head;
-                self.filed(signed.record, fleet)
+                self.filed(signed.record, &paper.signed, fleet)
             });
             match filed {
                 Ok(filed) => self.reports.push(filed),
@@ -195,11 +194,15 @@ impl Judgement {
         }
     }
 
-    fn filed(&self, record: Record, fleet: &FleetDocument) -> Result<Filed, String> {
+    /// The hub's record names the report by its digest: it crossed sealed.
+    fn filed(&self, record: Record, signed: &[u8], fleet: &FleetDocument) -> Result<Filed, String> {
         let Fact::Report(fact) = record.fact().map_err(|e| reasons(&e))? else {
             return Err("the hub's record carries no report".to_owned());
         };
-        let report = report::verify(&fact.signed, fleet).map_err(|e| reasons(&e))?;
+        if Digest::of(signed) != fact.report {
+            return Err("it is not the report that the hub's record names".to_owned());
+        }
+        let report = report::verify(signed, fleet).map_err(|e| reasons(&e))?;
         let study = self.newest().map(|m| &m.study);
         if study != Some(&report.document.study) || study != Some(&fact.study) {
             return Err("it is a report of another study".to_owned());
@@ -407,7 +410,8 @@ fn open_record(bytes: &[u8], head: &Head, unit: &Unit) -> Result<Signed, String>
     };
     let read = match verify_next(&journal, head, bytes) {
         Err(ChainFault::NotNext { expected, found }) if expected < found => {
-            let (previous, count_ms) = (said_previous(bytes), head.count_ms);
+            let previous = read_record(bytes).map_err(|e| reasons(&e))?.previous;
+            let count_ms = head.count_ms;
             let before = Head {
                 seq: found - 1,
                 digest: previous,
@@ -418,13 +422,6 @@ fn open_record(bytes: &[u8], head: &Head, unit: &Unit) -> Result<Signed, String>
         other => other,
     };
     read.map_err(|e| reasons(&e))
-}
-
-/// The record that a record says it follows.
-fn said_previous(bytes: &[u8]) -> Option<study::Digest> {
-    let verified = identity::cose::verify1(bytes, RECORD_DOMAIN).ok()?;
-    let record: Record = minicbor::decode(&verified.payload).ok()?;
-    record.previous
 }
 
 fn reasons(error: &dyn Error) -> String {

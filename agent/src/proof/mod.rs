@@ -23,10 +23,11 @@ use journal::{ClockQuality, Moment};
 use study::StudyUid;
 use thiserror::Error;
 
+use crate::keys::Locked;
 use crate::membership::Membership;
 use crate::vault::{Vault, VaultError};
 
-pub use format::{PROOF_BYTES_MAX, Papers, Proof, ProofError};
+pub use format::{PROOF_BYTES_MAX, Papers, Proof, ProofError, ReportPaper};
 pub use images::{Altered, FolderCheck, FolderError, check_folder};
 pub use judge::{Document, Fault, Filed, Judgement, Receipted, Unit, judge};
 pub(crate) use verify::verify;
@@ -37,6 +38,9 @@ const GRANT_BYTES_MAX: u64 = 64 << 10;
 /// Says why no proof of a study is made.
 #[derive(Debug, Error)]
 pub enum ExportError {
+    /// Nobody has given the PIN.
+    #[error(transparent)]
+    Locked(#[from] Locked),
     /// No such study is held.
     #[error("no study {0} is held in this box")]
     UnknownStudy(StudyUid),
@@ -105,6 +109,7 @@ impl Proofs {
             vault,
             membership,
         } = &*self.0;
+        vault.keys().readable()?;
         let key = membership.key();
         let held = vault.papers(study).map_err(ExportError::Index)?;
         let held = held.ok_or_else(|| ExportError::UnknownStudy(study.clone()))?;
@@ -119,13 +124,20 @@ impl Proofs {
         }
         let grant = files::read(&folder.join("grant.cose"), GRANT_BYTES_MAX);
         let fleet = membership.fleet().ok_or(ExportError::NoFleet)?;
+        let (mut reports, mut not_shown) = (Vec::new(), Vec::new());
+        for (number, (record, stored)) in (1..).zip(held.reports) {
+            match vault.open_report(&stored) {
+                Ok(signed) => reports.push(ReportPaper { record, signed }),
+                Err(fault) => not_shown.push(format!("report no. {number}: {fault}")),
+            }
+        }
         let papers = Papers {
             fleet: fleet.signed().to_vec(),
             grant: grant.map_err(ExportError::Grant)?,
             manifests: held.manifests,
             images: held.images,
             receipts: held.receipts,
-            reports: held.reports,
+            reports,
         };
         let now = Moment {
             count_ms: clock::count_ms(),
@@ -137,7 +149,7 @@ impl Proofs {
             return Err(ExportError::TooLong(proof.bytes().len()));
         }
         let judgement = judge(&proof, None);
-        let mut not_shown = judgement.not_shown;
+        not_shown.extend(judgement.not_shown);
         if held.unsigned > 0 {
             let count = held.unsigned;
             not_shown.push(format!("{count} image(s) held here are in no revision yet"));

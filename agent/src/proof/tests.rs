@@ -6,13 +6,13 @@ use std::path::Path;
 
 use identity::testing::{MADE_AT_MS, TestFleet};
 use identity::{ConsentPolicy, Grant, NodeKey, VoucherId};
-use journal::{Chain, Enrolled, Fact, JournalId, Receipt, Report, SignedManifest};
+use journal::{Chain, Enrolled, Fact, JournalId, Receipt, Report, ReportStatus, SignedManifest};
 use proptest::prelude::*;
 use report::{Case, Draft};
 use study::part10::compose_meta;
 use study::{
-    ChunkRef, Digest, Group, InstanceDigest, Manifest, Priority, SopClassUid, SopInstanceUid,
-    StudyRoot, TransferSyntaxUid,
+    ChunkRef, Digest, Group, GroupForm, InstanceDigest, Manifest, Priority, SopClassUid,
+    SopInstanceUid, StudyRoot, TransferSyntaxUid,
 };
 
 use super::*;
@@ -42,6 +42,7 @@ impl Example {
             fleet: terms.fleet,
             voucher: terms.id,
             unit: unit.id(),
+            store: identity::testing::store_key(),
             site: terms.site.clone(),
             consent: terms.consent,
             made_at_ms: MADE_AT_MS,
@@ -62,7 +63,7 @@ impl Example {
             manifests: manifests.iter().map(|m| m.bytes().to_vec()).collect(),
             images: pairs(2),
             receipts,
-            reports: vec![hub_says.say(&report_fact(STUDY, signed))],
+            reports: vec![hub_says.file(STUDY, signed)],
         };
         Self {
             voucher: terms.id,
@@ -112,6 +113,18 @@ impl<'a> Hub<'a> {
             .append(self.key, at(LATER_MS), fact)
             .unwrap()
             .bytes
+    }
+
+    /// Files a report, and gives what a proof has of it.
+    fn file(&mut self, of: &str, signed: Vec<u8>) -> ReportPaper {
+        let record = self.say(&Fact::Report(Report {
+            study: study(of),
+            report: Digest::of(&signed),
+            status: ReportStatus::Final,
+            critical: 0,
+            sealed: vec![7; 60],
+        }));
+        ReportPaper { record, signed }
     }
 }
 
@@ -180,6 +193,7 @@ fn manifests(unit: &NodeKey) -> Vec<SignedManifest> {
                 }],
                 instances: 1,
                 bytes_original: 500,
+                form: GroupForm::Codec,
             }],
             envelope: None,
         };
@@ -208,13 +222,6 @@ fn signed_report(doctor: &NodeKey, of: &str) -> Vec<u8> {
         instances_total: 2,
     };
     report::sign(&draft.complete(case, None, LATER_MS).unwrap(), doctor)
-}
-
-fn report_fact(of: &str, signed: Vec<u8>) -> Fact {
-    Fact::Report(Report {
-        study: study(of),
-        signed,
-    })
 }
 
 /// Where `part` is in `whole`.
@@ -254,7 +261,9 @@ fn every_flipped_bit_is_named() {
     for (n, receipt) in (1..).zip(&papers.receipts) {
         places.push((place(&bytes, receipt), Document::Receipt(n)));
     }
-    places.push((place(&bytes, &papers.reports[0]), Document::Report(1)));
+    let report = &papers.reports[0];
+    places.push((place(&bytes, &report.record), Document::Report(1)));
+    places.push((place(&bytes, &report.signed), Document::Report(1)));
     let seal_from = places.last().unwrap().0.end + 2;
     places.push((seal_from..bytes.len(), Document::Seal));
     let images = places[3].0.end..places[4].0.start;
@@ -307,7 +316,7 @@ fn a_report_of_another_study_or_of_nobody_is_refused() {
     let mut case = Example::new();
     let doctor = case.fleet.add_radiologist("Dr. B. Reader");
     case.papers.fleet = case.fleet.document().signed().to_vec();
-    let say = |signed, of| Hub::new(&case.hub, &case.unit).say(&report_fact(of, signed));
+    let say = |signed, of| Hub::new(&case.hub, &case.unit).file(of, signed);
     let swapped = [
         say(signed_report(&doctor, "1.2.4"), "1.2.4"),
         say(signed_report(&doctor, "1.2.4"), STUDY),
@@ -324,7 +333,7 @@ fn a_report_of_another_study_or_of_nobody_is_refused() {
     let stranger = NodeKey::generate();
     let mut other = Hub::new(&stranger, &case.unit);
     let report = signed_report(&doctor, STUDY);
-    case.papers.reports = vec![other.say(&report_fact(STUDY, report))];
+    case.papers.reports = vec![other.file(STUDY, report)];
     assert_eq!(case.wrong(), Document::Report(1));
 }
 
@@ -351,10 +360,14 @@ fn a_missing_receipt_is_said_and_a_foreign_one_refused() {
 fn what_was_taken_out_after_the_sealing_is_noticed() {
     let case = Example::new();
     let bytes = case.proof().into_bytes();
-    let report = place(&bytes, &case.papers.reports[0]);
-    // The list of one, its length in three bytes, becomes the empty list.
-    assert_eq!(bytes[report.start - 4..report.start - 2], [0x81, 0x59]);
-    let without = [&bytes[..report.start - 4], &[0x80], &bytes[report.end..]].concat();
+    let report = &case.papers.reports[0];
+    let (from, to) = (
+        place(&bytes, &report.record).start,
+        place(&bytes, &report.signed).end,
+    );
+    // The list of one pair, the length of its first part in three bytes, becomes the empty list.
+    assert_eq!(bytes[from - 5..from - 2], [0x81, 0x82, 0x59]);
+    let without = [&bytes[..from - 5], &[0x80], &bytes[to..]].concat();
     let judgement = judge(&Proof::parse(&without).unwrap(), None);
     assert_eq!(judgement.faults[0].document, Document::Seal);
     // Sealing it anew takes the box's key.
@@ -503,7 +516,10 @@ fn the_format_is_fixed() {
         manifests: vec![vec![3]],
         images: pairs(1),
         receipts: vec![],
-        reports: vec![vec![4]],
+        reports: vec![ReportPaper {
+            record: vec![4],
+            signed: vec![5],
+        }],
     };
     let key = NodeKey::from_seed(&[1; 32]);
     let proof = papers.seal(&key, at(7));
@@ -511,7 +527,7 @@ fn the_format_is_fixed() {
     let before = [
         b"\x89\x6dchasqui-proof\x01\x41\x01\x42\x02\x02\x81\x41\x03\x81\x82\x671.2.3.1\x58\x20",
         &digest.digest().as_bytes()[..],
-        b"\x80\x81\x41\x04",
+        b"\x80\x81\x82\x41\x04\x41\x05",
     ]
     .concat();
     assert!(proof.bytes().starts_with(&before));
@@ -546,7 +562,10 @@ proptest! {
             manifests: vec![manifest],
             images: pairs(count),
             receipts: vec![receipt],
-            reports: vec![report],
+            reports: vec![ReportPaper {
+                record: report.clone(),
+                signed: report,
+            }],
         };
         let proof = papers.clone().seal(&NodeKey::from_seed(&[1; 32]), at(7));
         let read = Proof::parse(proof.bytes()).unwrap();

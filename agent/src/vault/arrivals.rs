@@ -1,20 +1,25 @@
 //! Arrivals: an instance becomes held, or there is no room for it.
 
-use store::rusqlite::{Connection, params};
-use store::{Location, Record, RecordHeader, StoreError, Synced, Work, WriteError};
+use std::path::Path;
+
+use sealing::KeyId;
+use store::rusqlite::{Connection, OptionalExtension, params};
+use store::{Location, Record, StoreError, Synced, Work, WriteError};
 use study::dataset::InstanceHead;
-use study::part10::Part10;
-use study::{Digest, InstanceDigest, Priority, StudyUid, TransferSyntaxUid};
+use study::{Digest, InstanceDigest, Priority, SopInstanceUid, StudyUid, TransferSyntaxUid};
 use thiserror::Error;
 
+use super::columns::int;
+use super::formats::{self, IntakeMeta};
 use super::ledger::{self, HeldAs, Kept};
-use super::{Vault, VaultError};
+use super::{Vault, VaultError, sealed};
+use crate::keys::{Keys, StudyKey};
 
-/// Above this size an instance is digested on a thread of its own.
-const DIGEST_INLINE_BYTES_MAX: usize = 4 << 20;
+/// Above this size an instance is digested and sealed on a thread of its own.
+const SEAL_INLINE_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of the disk that nothing but the index may take.
-const INDEX_BYTES_KEPT: u64 = 1 << 20;
+pub(super) const INDEX_BYTES_KEPT: u64 = 1 << 20;
 
 /// An instance that has come in whole.
 #[derive(Debug)]
@@ -93,11 +98,8 @@ impl Vault {
     }
 
     /// Free and total bytes of the vault's file system.
-    fn disk_space(&self) -> (u64, u64) {
-        rustix::fs::statvfs(&self.0.folder).map_or((0, 0), |space| {
-            let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
-            (bytes(space.f_bavail), bytes(space.f_blocks))
-        })
+    pub(super) fn disk_space(&self) -> (u64, u64) {
+        space_of(&self.0.folder)
     }
 
     /// Holds an instance: returns when its bytes and its ledger record are synced.
@@ -105,16 +107,28 @@ impl Vault {
         let bytes = arrival.file.len() as u64;
         self.room_for(bytes)?;
         self.room_to_write(bytes)?;
-        let digested = if arrival.file.len() > DIGEST_INLINE_BYTES_MAX {
-            tokio::task::spawn_blocking(move || Digested::of(arrival))
+        let key = self.0.keys.of_study(&arrival.head.study);
+        self.hold_with(arrival, key).await
+    }
+
+    /// Holds an instance under a key of its study that is in hand.
+    pub(super) async fn hold_with(
+        &self,
+        arrival: Arrival,
+        key: StudyKey,
+    ) -> Result<Synced<HeldAs>, HoldError> {
+        let sealed = if arrival.file.len() > SEAL_INLINE_BYTES_MAX {
+            tokio::task::spawn_blocking(move || Sealed::of(arrival, key))
                 .await
-                .expect("digesting does not panic")?
+                .expect("sealing does not panic")?
         } else {
-            Digested::of(arrival)?
+            Sealed::of(arrival, key)?
         };
         // Before it shows in the index: a study that is seen there must not look quiet.
-        self.note_sign(&digested.head.study);
-        let held = self.0.writer.run(move |work| hold(work, &digested)).await;
+        self.note_sign(&sealed.said.study);
+        let keys = self.0.keys.clone();
+        let held = self.0.writer.run(move |work| hold(work, &keys, &sealed));
+        let held = held.await;
         match held {
             Ok(synced) => {
                 if *synced.get() != HeldAs::Known {
@@ -128,6 +142,14 @@ impl Vault {
     }
 }
 
+/// Free and total bytes of a folder's file system; none when it cannot say.
+pub(super) fn space_of(folder: &Path) -> (u64, u64) {
+    rustix::fs::statvfs(folder).map_or((0, 0), |space| {
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        (bytes(space.f_bavail), bytes(space.f_blocks))
+    })
+}
+
 fn room_beside(free: u64, reserve: u64, wanted: u64) -> Result<(), NoRoom> {
     if free >= reserve.saturating_add(wanted) {
         return Ok(());
@@ -139,138 +161,121 @@ fn room_beside(free: u64, reserve: u64, wanted: u64) -> Result<(), NoRoom> {
     })
 }
 
-/// An arrival with the digests that the writer needs, made on the caller's thread.
-struct Digested {
-    head: InstanceHead,
-    digest: InstanceDigest,
-    record: Record,
+/// An arrival as it goes to the disk, made on the caller's thread.
+struct Sealed {
+    said: IntakeMeta,
+    key: StudyKey,
+    records: Vec<Record>,
 }
 
-impl Digested {
-    fn of(arrival: Arrival) -> Result<Self, StoreError> {
-        let Arrival {
-            head,
-            transfer_syntax,
-            file,
-            data_set_at,
-        } = arrival;
-        let data_set = file.get(data_set_at..).unwrap_or_default();
-        let digest = InstanceDigest::of(&transfer_syntax, data_set);
-        let header = RecordHeader {
-            kind: super::fetch::INTAKE_FILE,
-            meta: head.sop.as_str().as_bytes().to_vec(),
-            ..RecordHeader::default()
+impl Sealed {
+    fn of(arrival: Arrival, key: StudyKey) -> Result<Self, StoreError> {
+        let data_set = arrival.file.get(arrival.data_set_at..).unwrap_or_default();
+        let mut said = IntakeMeta {
+            digest: InstanceDigest::of(&arrival.transfer_syntax, data_set),
+            study: arrival.head.study,
+            sop: arrival.head.sop,
+            file_bytes: arrival.file.len() as u64,
+            pieces: 0,
+            held_at_ms: clock::wall_ms(),
         };
-        Ok(Self {
-            head,
-            digest,
-            record: Record::new(header, file)?,
-        })
+        let records = formats::intake_records(&key.key, &arrival.file, |pieces| {
+            said.pieces = pieces;
+            said.clone()
+        })?;
+        Ok(Self { said, key, records })
     }
 }
 
-fn hold(work: &mut Work<'_>, arrival: &Digested) -> Result<HeldAs, HoldError> {
-    let kept = kept_under(work.sql(), arrival)?;
-    let held_as = ledger::held_as(&kept, arrival.digest);
+fn hold(work: &mut Work<'_>, keys: &Keys, arrival: &Sealed) -> Result<HeldAs, HoldError> {
+    let said = &arrival.said;
+    let kept = kept_under(work.sql(), &said.sop)?;
+    let held_as = ledger::held_as(&kept, said.digest);
     if held_as == HeldAs::Known {
         return Ok(held_as);
     }
-    if held_as == HeldAs::Mended {
-        forget_set_aside(work.sql(), arrival)?;
+    let is_new = sealed::keep_key(work, &said.study, &arrival.key.envelopes)?;
+    let key = arrival.key.key.id();
+    if is_new && keys.in_hand(key).is_none() {
+        // The study was erased since: what is sealed with that key must never open again.
+        return Err(HoldError::Vault(VaultError::NoKey(key)));
     }
-    let family = segment_family("intake", &arrival.head.study);
-    let location = work.append(&family, &arrival.record)?;
-    enter(work.sql(), arrival, &location)?;
+    let location = work.append_run(formats::INTAKE_FAMILY, &arrival.records)?;
+    enter(work.sql(), said, key, &location)?;
     Ok(held_as)
 }
 
-/// Enters an instance whose record is at `location` into the index.
-fn enter(sql: &Connection, arrival: &Digested, location: &Location) -> store::rusqlite::Result<()> {
-    let head = &arrival.head;
+/// Enters an instance whose records are at `location` into the index.
+pub(super) fn enter(
+    sql: &Connection,
+    said: &IntakeMeta,
+    key: KeyId,
+    location: &Location,
+) -> store::rusqlite::Result<()> {
+    let revision = make_way(sql, said)?;
     let (segment, offset, length) = location.to_columns();
-    let now_ms = i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX);
+    let held_at_ms = int(said.held_at_ms);
     sql.prepare_cached(
         "INSERT INTO study (study_uid, priority, consent, received_at_ms, open)
          VALUES (?1, ?2, 0, ?3, 1)
          ON CONFLICT DO UPDATE SET open = 1",
     )?
     .execute(params![
-        head.study.as_str(),
+        said.study.as_str(),
         Priority::default().code(),
-        now_ms
+        held_at_ms
     ])?;
     sql.prepare_cached(
         "INSERT INTO instance
-         (study_uid, sop_uid, digest, file_bytes, held_at_ms, segment, offset, length)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         (study_uid, sop_uid, digest, file_bytes, held_at_ms, key_id, segment, offset, length, pieces,
+          revision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
-        head.study.as_str(),
-        head.sop.as_str(),
-        arrival.digest.digest().as_bytes(),
-        i64::try_from(arrival.record.body().len()).unwrap_or(i64::MAX),
-        now_ms,
+        said.study.as_str(),
+        said.sop.as_str(),
+        said.digest.digest().as_bytes(),
+        int(said.file_bytes),
+        held_at_ms,
+        key.as_bytes(),
         segment,
         offset,
         length,
+        said.pieces,
+        revision,
     ])?;
     Ok(())
 }
 
-impl Vault {
-    /// Takes a whole intake record that the index does not know into the index, where it lies.
-    ///
-    /// Says whether it was new. What is no instance is left where it is.
-    pub(super) fn adopt_record(&self, location: Location) -> Result<bool, VaultError> {
-        let file = self.0.writer.segments().read(&location)?.into_body();
-        let Some(arrival) = parse(file) else {
-            return Ok(false);
-        };
-        let arrival = Digested::of(arrival)?;
-        let adopted = self.0.writer.run_blocking(move |work| {
-            let sql = work.sql();
-            let kept = kept_under(sql, &arrival)?;
-            if kept.iter().any(|kept| kept.digest == arrival.digest) {
-                return Ok::<_, VaultError>(false);
-            }
-            enter(sql, &arrival, &location)?;
-            Ok(true)
-        });
-        Ok(adopted.map_err(VaultError::from)?.into_inner())
-    }
-}
-
-/// Reads a kept file as what it was when it arrived.
-fn parse(file: Vec<u8>) -> Option<Arrival> {
-    let parts = Part10::parse(&file).ok()?;
-    let data_set_at = parts.data_set.start;
-    let head = InstanceHead::read(file.get(data_set_at..)?, &parts.transfer_syntax).ok()?;
-    Some(Arrival {
-        head,
-        transfer_syntax: parts.transfer_syntax,
-        file,
-        data_set_at,
-    })
-}
-
-/// The digests held under an arrival's UID, and which of these cannot be packed as they are kept.
-fn kept_under(sql: &Connection, arrival: &Digested) -> store::rusqlite::Result<Vec<Kept>> {
-    sql.prepare_cached("SELECT digest, set_aside FROM instance WHERE sop_uid = ?1")?
-        .query_map([arrival.head.sop.as_str()], |row| {
+/// What is known under a UID.
+pub(super) fn kept_under(
+    sql: &Connection,
+    sop: &SopInstanceUid,
+) -> store::rusqlite::Result<Vec<Kept>> {
+    sql.prepare_cached("SELECT digest, set_aside, gone = 2 FROM instance WHERE sop_uid = ?1")?
+        .query_map([sop.as_str()], |row| {
             Ok(Kept {
                 digest: InstanceDigest::from_digest(Digest::from_bytes(row.get(0)?)),
                 set_aside: row.get(1)?,
+                erased: row.get(2)?,
             })
         })?
         .collect()
 }
 
-/// Makes way for the same bytes, come again.
-fn forget_set_aside(sql: &Connection, arrival: &Digested) -> store::rusqlite::Result<()> {
-    let digest = arrival.digest.digest();
-    sql.prepare_cached("DELETE FROM instance WHERE sop_uid = ?1 AND digest = ?2 AND set_aside")?
-        .execute(params![arrival.head.sop.as_str(), digest.as_bytes()])?;
-    Ok(())
+/// Makes way for the same bytes, come again, where what is known of them is of no use; gives the
+/// revision since which roots speak of them, if they do.
+fn make_way(sql: &Connection, said: &IntakeMeta) -> store::rusqlite::Result<Option<u32>> {
+    sql.prepare_cached(
+        "DELETE FROM instance WHERE sop_uid = ?1 AND digest = ?2 AND (set_aside OR gone = 2)
+         RETURNING revision",
+    )?
+    .query_row(
+        params![said.sop.as_str(), said.digest.digest().as_bytes()],
+        |row| row.get(0),
+    )
+    .optional()
+    .map(Option::flatten)
 }
 
 /// The segment family of a study: its segments hold nothing else, so that they can be unlinked.

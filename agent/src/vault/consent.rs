@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use identity::NodeKey;
 use journal::{Consent, ConsentBasis, Fact, Offered, PrioritySet};
+use store::Work;
 use store::rusqlite::{Connection, OptionalExtension, params};
 use study::{Digest, Priority, StudyRoot, StudyUid};
 
+use super::columns::uid;
+use super::formats::{self, Unsaid};
 use super::ledger::ConsentState;
-use super::revisions::{priority, uid};
-use super::{Vault, VaultError, records};
+use super::records::RecordFault;
+use super::{Vault, VaultError, records, sealed};
 
 impl Vault {
     /// Studies on whose leaving nobody has decided.
@@ -35,24 +38,23 @@ impl Vault {
         self.room_to_write(0)?;
         let key = Arc::clone(&self.0.key);
         let said = self.0.writer.run(move |work| -> Result<(), VaultError> {
-            let sql = work.sql();
-            let standing = standing(sql, &study)?;
-            let (state, urgency) =
-                standing.ok_or_else(|| VaultError::UnknownStudy(study.clone()))?;
+            let standing = standing(work.sql(), &study)?;
+            let state = standing.ok_or_else(|| VaultError::UnknownStudy(study.clone()))?;
             let next = state_after(basis);
             if next == ConsentState::SitePolicy && state != ConsentState::Waiting {
                 return Ok(());
             }
-            sql.prepare_cached("UPDATE study SET consent = ?2 WHERE study_uid = ?1")?
+            work.sql()
+                .prepare_cached("UPDATE study SET consent = ?2 WHERE study_uid = ?1")?
                 .execute(params![study.as_str(), next.code()])?;
             let consent = Consent {
                 study: study.clone(),
                 basis,
                 by,
             };
-            records::append(sql, &key, &Fact::Consent(consent))?;
+            records::append(work, &key, &Fact::Consent(consent))?;
             if state == ConsentState::Waiting {
-                say_what_waited(sql, &key, &study, urgency)?;
+                say_what_waited(work, &key, &study)?;
             }
             Ok(())
         });
@@ -69,17 +71,17 @@ impl Vault {
         self.room_to_write(0)?;
         let key = Arc::clone(&self.0.key);
         let said = self.0.writer.run(move |work| -> Result<(), VaultError> {
-            let sql = work.sql();
-            if standing(sql, &study)?.is_none() {
+            if standing(work.sql(), &study)?.is_none() {
                 return Err(VaultError::UnknownStudy(study));
             }
-            sql.prepare_cached("UPDATE study SET priority = ?2 WHERE study_uid = ?1")?
+            work.sql()
+                .prepare_cached("UPDATE study SET priority = ?2 WHERE study_uid = ?1")?
                 .execute(params![study.as_str(), priority.code()])?;
             let fact = Fact::PrioritySet(PrioritySet {
                 study: study.clone(),
                 priority,
             });
-            say_of(sql, &key, &study, &fact)
+            say_or_keep(work, &key, &study, &fact)
         });
         self.note_change(said.await?);
         Ok(())
@@ -88,40 +90,74 @@ impl Vault {
 
 /// Says a fact of a study in our journal, unless nothing may be said of the study yet.
 pub(super) fn say_of(
-    sql: &Connection,
+    work: &mut Work<'_>,
     key: &NodeKey,
     study: &StudyUid,
     fact: &Fact,
 ) -> Result<(), VaultError> {
-    match standing(sql, study)? {
-        Some((ConsentState::Given | ConsentState::SitePolicy, _)) => {
-            records::append(sql, key, fact)
-        }
-        Some((ConsentState::Waiting, _)) | None => Ok(()),
+    match standing(work.sql(), study)? {
+        Some(ConsentState::Given | ConsentState::SitePolicy) => records::append(work, key, fact),
+        Some(ConsentState::Waiting) | None => Ok(()),
     }
 }
 
-/// Says what happened to a study while nothing could be said of it.
-fn say_what_waited(
-    sql: &Connection,
+/// Says a fact of a study in our journal, or keeps it until the study may be named there.
+pub(super) fn say_or_keep(
+    work: &mut Work<'_>,
     key: &NodeKey,
     study: &StudyUid,
-    urgency: Priority,
+    fact: &Fact,
 ) -> Result<(), VaultError> {
-    if urgency != Priority::default() {
-        let fact = PrioritySet {
-            study: study.clone(),
-            priority: urgency,
-        };
-        records::append(sql, key, &Fact::PrioritySet(fact))?;
+    match standing(work.sql(), study)? {
+        Some(ConsentState::Given | ConsentState::SitePolicy) => records::append(work, key, fact),
+        Some(ConsentState::Waiting) | None => {
+            let unsaid = Unsaid {
+                study: study.clone(),
+                kind: fact.kind(),
+                body: fact.body(),
+            };
+            enter_unsaid(work.sql(), &unsaid)?;
+            let record = formats::plain_record(formats::UNSAID_FACT, formats::to_meta(&unsaid))?;
+            let location = work.append(formats::JOURNAL_FAMILY, &record)?;
+            sealed::note_end(work.sql(), &location)?;
+            Ok(())
+        }
     }
-    for offered in revisions(sql, study)? {
-        records::append(sql, key, &Fact::Offered(offered))?;
-    }
+}
+
+/// Enters a fact into the index that is to be said later.
+pub(super) fn enter_unsaid(sql: &Connection, unsaid: &Unsaid) -> store::rusqlite::Result<()> {
+    sql.prepare_cached("INSERT INTO unsaid (study_uid, kind, body) VALUES (?1, ?2, ?3)")?
+        .execute(params![unsaid.study.as_str(), unsaid.kind, unsaid.body])?;
     Ok(())
 }
 
-fn state_after(basis: ConsentBasis) -> ConsentState {
+/// Forgets what was to be said of a study, as it has been said.
+pub(super) fn forget_unsaid(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<()> {
+    sql.prepare_cached("DELETE FROM unsaid WHERE study_uid = ?1")?
+        .execute([study.as_str()])?;
+    Ok(())
+}
+
+/// Says what happened to a study while nothing could be said of it.
+fn say_what_waited(work: &mut Work<'_>, key: &NodeKey, study: &StudyUid) -> Result<(), VaultError> {
+    for offered in revisions(work.sql(), study)? {
+        records::append(work, key, &Fact::Offered(offered))?;
+    }
+    for (kind, body) in unsaid(work.sql(), study)? {
+        let fact = Fact::read(kind, &body).map_err(RecordFault::from)?;
+        records::append(work, key, &fact)?;
+    }
+    Ok(forget_unsaid(work.sql(), study)?)
+}
+
+fn unsaid(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<Vec<(u16, Vec<u8>)>> {
+    sql.prepare_cached("SELECT kind, body FROM unsaid WHERE study_uid = ?1 ORDER BY number")?
+        .query_map([study.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+pub(super) fn state_after(basis: ConsentBasis) -> ConsentState {
     match basis {
         ConsentBasis::SitePolicy => ConsentState::SitePolicy,
         ConsentBasis::Spoken
@@ -131,13 +167,10 @@ fn state_after(basis: ConsentBasis) -> ConsentState {
     }
 }
 
-fn standing(
-    sql: &Connection,
-    study: &StudyUid,
-) -> store::rusqlite::Result<Option<(ConsentState, Priority)>> {
-    sql.prepare_cached("SELECT consent, priority FROM study WHERE study_uid = ?1")?
+fn standing(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<Option<ConsentState>> {
+    sql.prepare_cached("SELECT consent FROM study WHERE study_uid = ?1")?
         .query_row([study.as_str()], |row| {
-            Ok((ConsentState::from_code(row.get(0)?), priority(row, 1)?))
+            row.get(0).map(ConsentState::from_code)
         })
         .optional()
 }

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use codec::{Decoder, Limits};
+use sealing::{KeyId, KeyringError};
 use store::rusqlite::{Connection, Row, params};
-use store::{Location, RecordKind, StoreError};
+use store::{Location, StoreError};
 use study::dataset::InstanceHead;
 use study::part10::Part10;
-use study::{Digest, InstanceDigest, SopInstanceUid};
+use study::{Digest, GroupForm, InstanceDigest, SopInstanceUid};
 use thiserror::Error;
 
 use super::Vault;
-
-/// A whole DICOM file as it was taken in.
-pub(super) const INTAKE_FILE: RecordKind = RecordKind(1);
-/// One codec unit: a chunk as it crosses.
-pub(super) const PACKED_UNIT: RecordKind = RecordKind(2);
+use super::batches::BatchItem;
+use super::columns::form;
+use crate::keys::Locked;
 
 /// Says why bytes that should be held cannot be given.
 #[derive(Debug, Error)]
@@ -36,6 +35,21 @@ pub enum FetchError {
     /// The index leads to something else; it is not given out.
     #[error("what is stored is not instance {0} as it was taken in")]
     Other(SopInstanceUid),
+    /// It was let go after the hub had taken custody, or erased.
+    #[error("instance {0} is not in this box any more")]
+    Gone(SopInstanceUid),
+    /// Nobody has given the PIN.
+    #[error(transparent)]
+    Locked(#[from] Locked),
+    /// The data key is not kept here: it was erased, or the index has lost it.
+    #[error("data key {0} is not kept here any more")]
+    NoKey(KeyId),
+    /// The data key cannot be opened.
+    #[error("the data key cannot be used")]
+    Key(#[source] KeyringError),
+    /// What is on disk does not open; it is not given out.
+    #[error("what is stored does not open")]
+    Sealed(#[source] sealing::OpenError),
     /// What is on disk is damaged; it is not given out.
     #[error("what is stored is damaged")]
     Damaged(#[source] codec::DecodeError),
@@ -51,15 +65,19 @@ impl FetchError {
     /// Whether the bytes are gone or damaged, so that to try again is no use.
     pub fn is_loss(&self) -> bool {
         match self {
-            Self::Damaged(_) | Self::Other(_) => true,
+            Self::Damaged(_) | Self::Other(_) | Self::Sealed(_) | Self::NoKey(_) => true,
             Self::Store(StoreError::Damaged { .. } | StoreError::NoSegment(_)) => true,
             Self::Store(StoreError::Io { source, .. }) => {
                 source.kind() == std::io::ErrorKind::NotFound
                     || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
             }
-            Self::Unknown(_) | Self::NoSuchVersion { .. } | Self::Store(_) | Self::Index(_) => {
-                false
-            }
+            Self::Unknown(_)
+            | Self::NoSuchVersion { .. }
+            | Self::Gone(_)
+            | Self::Locked(_)
+            | Self::Key(_)
+            | Self::Store(_)
+            | Self::Index(_) => false,
         }
     }
 }
@@ -77,6 +95,7 @@ pub struct KeptFile {
 enum Place {
     Intake(Location),
     Packed { group: i64, file: usize },
+    Gone,
 }
 
 /// One instance as the index has it.
@@ -88,9 +107,15 @@ struct Entry {
 impl Vault {
     /// Gives the exact bytes of an instance; `version` counts from 1 those that share the UID.
     pub fn file(&self, sop: &SopInstanceUid, version: u32) -> Result<KeptFile, FetchError> {
+        self.0.keys.readable()?;
         match self.read_file(sop, version) {
-            // It was packed, and its intake segment let go, after we had looked where it is.
-            Err(FetchError::Store(StoreError::NoSegment(_))) => self.read_file(sop, version),
+            // It was packed, and its intake segment let go, after we had looked where it is; or the
+            // study has left the box since.
+            Err(
+                FetchError::Store(StoreError::NoSegment(_))
+                | FetchError::NoKey(_)
+                | FetchError::Index(store::rusqlite::Error::QueryReturnedNoRows),
+            ) => self.read_file(sop, version),
             read => read,
         }
     }
@@ -113,8 +138,9 @@ impl Vault {
                 asked: version,
             })?;
         let bytes = match entry.place {
-            Place::Intake(location) => self.0.writer.segments().read(&location)?.into_body(),
+            Place::Intake(run) => self.joined(&self.0.writer.segments().split_run(&run)?)?,
             Place::Packed { group, file } => self.unpack(group, file)?,
+            Place::Gone => return Err(FetchError::Gone(sop.clone())),
         };
         // Segments and units carry digests of their own; that the index leads to the right one is
         // checked here.
@@ -124,33 +150,48 @@ impl Vault {
         Ok(KeptFile { bytes, versions })
     }
 
-    /// Decodes one file of a packed group, reading only the units that it needs.
+    /// Gives one file of a packed group, reading only the records that it needs.
     fn unpack(&self, group: i64, file: usize) -> Result<Vec<u8>, FetchError> {
-        let units = self.0.readers.with(|sql| units_of_group(sql, group))?;
-        let read = |location: &Location| {
-            self.0
-                .writer
-                .segments()
-                .read(location)
-                .map(store::Record::into_body)
-        };
+        let (form, records) = self.0.readers.with(|sql| records_of_group(sql, group))?;
+        match form {
+            GroupForm::Codec => self.decode(&records, file),
+            GroupForm::File => self.joined(&records),
+        }
+    }
+
+    fn decode(&self, units: &[Location], file: usize) -> Result<Vec<u8>, FetchError> {
         let mut decoder = Decoder::new(Limits::default());
         let mut rest = units.iter();
         while decoder.files().is_none() {
             // The table's units come first; a group without them is found damaged below.
             let Some(location) = rest.next() else { break };
             decoder
-                .push(&read(location)?)
+                .push(&self.open_at(location)?)
                 .map_err(FetchError::Damaged)?;
         }
         for number in decoder.units_of(file).unwrap_or_default() {
             if let Some(location) = usize::try_from(number).ok().and_then(|n| units.get(n)) {
                 decoder
-                    .push(&read(location)?)
+                    .push(&self.open_at(location)?)
                     .map_err(FetchError::Damaged)?;
             }
         }
         decoder.file(file).map_err(FetchError::Damaged)
+    }
+
+    /// Opens the pieces of a file, in their order.
+    fn joined(&self, pieces: &[Location]) -> Result<Vec<u8>, FetchError> {
+        let mut file = Vec::new();
+        for piece in pieces {
+            file.extend_from_slice(&self.open_at(piece)?);
+        }
+        Ok(file)
+    }
+
+    /// Reads a record and opens its body.
+    fn open_at(&self, location: &Location) -> Result<Vec<u8>, FetchError> {
+        let record = self.0.writer.segments().read(location)?;
+        self.open_sealed(record.body())
     }
 
     /// Reads one chunk of a revision, as it is to cross; its digest has been checked.
@@ -168,9 +209,14 @@ impl Vault {
         Ok(self.0.writer.segments().read(&location)?.into_body().into())
     }
 
-    /// Reads an intake record: the file as it was taken in.
-    pub fn intake_file(&self, location: &Location) -> Result<Vec<u8>, FetchError> {
-        Ok(self.0.writer.segments().read(location)?.into_body())
+    /// Reads an instance that is to be packed: the file as it was taken in.
+    pub fn intake_file(&self, item: &BatchItem) -> Result<Vec<u8>, FetchError> {
+        let file = self.joined(&self.0.writer.segments().split_run(&item.location)?)?;
+        if is_instance(&file, &item.sop, &item.digest) {
+            Ok(file)
+        } else {
+            Err(FetchError::Other(item.sop.clone()))
+        }
     }
 }
 
@@ -187,7 +233,7 @@ fn is_instance(file: &[u8], sop: &SopInstanceUid, digest: &InstanceDigest) -> bo
 
 fn entries(sql: &Connection, sop: &SopInstanceUid) -> store::rusqlite::Result<Vec<Entry>> {
     sql.prepare_cached(
-        "SELECT segment, offset, length, group_id, file_number, digest FROM instance
+        "SELECT segment, offset, length, group_id, file_number, digest, gone FROM instance
          WHERE sop_uid = ?1 ORDER BY instance_id",
     )?
     .query_map([sop.as_str()], entry)?
@@ -196,6 +242,7 @@ fn entries(sql: &Connection, sop: &SopInstanceUid) -> store::rusqlite::Result<Ve
 
 fn entry(row: &Row<'_>) -> store::rusqlite::Result<Entry> {
     let place = match row.get::<_, Option<i64>>(3)? {
+        _ if row.get::<_, u8>(6)? > 0 => Place::Gone,
         Some(group) => Place::Packed {
             group,
             file: row.get(4)?,
@@ -206,10 +253,18 @@ fn entry(row: &Row<'_>) -> store::rusqlite::Result<Entry> {
     Ok(Entry { place, digest })
 }
 
-fn units_of_group(sql: &Connection, group: i64) -> store::rusqlite::Result<Vec<Location>> {
-    sql.prepare_cached(
-        "SELECT segment, offset, length FROM chunk WHERE group_id = ?1 ORDER BY number",
-    )?
-    .query_map([group], |row| Location::from_row(row, 0))?
-    .collect()
+fn records_of_group(
+    sql: &Connection,
+    group: i64,
+) -> store::rusqlite::Result<(GroupForm, Vec<Location>)> {
+    let form = sql
+        .prepare_cached("SELECT form FROM pack_group WHERE group_id = ?1")?
+        .query_row([group], |row| form(row, 0))?;
+    let records = sql
+        .prepare_cached(
+            "SELECT segment, offset, length FROM chunk WHERE group_id = ?1 ORDER BY number",
+        )?
+        .query_map([group], |row| Location::from_row(row, 0))?
+        .collect::<store::rusqlite::Result<_>>()?;
+    Ok((form, records))
 }

@@ -28,11 +28,14 @@ pub(super) struct Kept {
     pub(super) digest: InstanceDigest,
     /// It could not be packed: what is stored is damaged, or the codec failed on it.
     pub(super) set_aside: bool,
+    /// Its bytes were erased here.
+    pub(super) erased: bool,
 }
 
 /// Decides what an arrival is, given what is held under its SOP Instance UID.
 pub(super) fn held_as(kept: &[Kept], arriving: InstanceDigest) -> HeldAs {
     match kept.iter().find(|kept| kept.digest == arriving) {
+        Some(Kept { erased: true, .. }) => HeldAs::New,
         Some(Kept {
             set_aside: true, ..
         }) => HeldAs::Mended,
@@ -86,11 +89,15 @@ pub enum Custody {
     Crossing,
     /// The hub's receipt for the closed revision has been verified.
     AtHub,
+    /// Erased in the box before the hub had all of it: nobody has it.
+    Erased,
 }
 
 /// What the ledger knows of one study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StudyFacts {
+    /// All instances were erased in the box.
+    pub(super) erased: bool,
     /// Whether it may leave.
     pub(super) consent: ConsentState,
     /// Instances held but in no revision.
@@ -111,6 +118,8 @@ impl StudyFacts {
         let complete = self.unpacked == 0 && self.newest_closed == Some(true);
         if complete && self.newest_receipted {
             Custody::AtHub
+        } else if self.erased {
+            Custody::Erased
         } else if self.consent == ConsentState::Waiting {
             Custody::WaitingConsent
         } else if self.bytes_at_hub > 0 {
@@ -169,6 +178,7 @@ mod tests {
         let kept = |text: &[u8]| Kept {
             digest: digest(text),
             set_aside: false,
+            erased: false,
         };
         assert_eq!(held_as(&[], digest(b"a")), HeldAs::New);
         assert_eq!(held_as(&[kept(b"a")], digest(b"a")), HeldAs::Known);
@@ -181,10 +191,16 @@ mod tests {
         };
         assert_eq!(held_as(&[set_aside], digest(b"a")), HeldAs::Mended);
         assert_eq!(held_as(&[set_aside], digest(b"b")), HeldAs::Conflict);
+        let erased = Kept {
+            erased: true,
+            ..kept(b"a")
+        };
+        assert_eq!(held_as(&[erased], digest(b"a")), HeldAs::New);
     }
 
     fn crossing() -> StudyFacts {
         StudyFacts {
+            erased: false,
             consent: ConsentState::Given,
             unpacked: 0,
             newest_closed: Some(true),
@@ -223,6 +239,20 @@ mod tests {
             (late.custody(), late.percent_at_hub()),
             (Custody::Crossing, 99)
         );
+    }
+
+    #[test]
+    fn what_was_erased_is_at_the_hub_or_nowhere() {
+        let erased = StudyFacts {
+            erased: true,
+            ..crossing()
+        };
+        assert_eq!(erased.custody(), Custody::Erased);
+        let at_hub = StudyFacts {
+            newest_receipted: true,
+            ..erased
+        };
+        assert_eq!(at_hub.custody(), Custody::AtHub);
     }
 
     #[test]

@@ -7,36 +7,53 @@
 //! says so carries a [`Synced`], which only a finished sync makes.
 //! May not: open sockets, look at pixels, decide what is sent or when.
 
+mod absorb;
 mod arrivals;
+mod batches;
+mod columns;
 mod consent;
+mod divergence;
 mod fetch;
+mod formats;
+mod inspect;
+pub mod keep;
 mod ledger;
+mod mend;
 mod overview;
 mod papers;
 mod records;
 mod recovery;
 mod revisions;
 mod schema;
+mod scrub;
+mod sealed;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use identity::{NodeId, NodeKey};
+use sealing::{KeyId, KeyringError, StorePublicKey};
 use store::{FsDisk, Readers, Segments, StoreError, Synced, WriteError, Writer};
 use study::StudyUid;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::VaultConfig;
+use crate::keys::Keys;
 
+pub use absorb::Absorbed;
 pub use arrivals::{Arrival, HoldError, NoRoom};
+pub use batches::{Batch, BatchItem, BatchRule, Due, Now};
+pub use divergence::JournalState;
 pub use fetch::{FetchError, KeptFile};
 pub use ledger::{ConsentState, Custody, HeldAs, Stability};
+pub use mend::Mended;
 pub use overview::StudyOverview;
 pub use papers::StudyPapers;
-pub use records::{RecordFault, StoredReport};
-pub use revisions::{Batch, BatchItem, BatchRule, Due, Now, Offerable, Packed, Revision};
+pub use records::{RecordFault, ReportFault, StoredReport};
+pub use revisions::{Offerable, Packed, Revision};
+pub use scrub::{Pass, ScrubState, Scrubbed, Slice};
 
 /// Says why the vault cannot be opened.
 #[derive(Debug, Error)]
@@ -53,7 +70,7 @@ pub enum OpenError {
     /// The index knows nothing, yet there are bytes: they are not let go for its sake.
     #[error(
         "the index is missing or empty, but {segments} segment(s) hold data; nothing was touched: \
-         put index.sqlite back"
+         put index.sqlite back, or make it anew with `chasqui-agent scrub --rebuild`"
     )]
     IndexLost {
         /// How many segments there are.
@@ -84,9 +101,18 @@ pub enum VaultError {
     /// A record from the hub is not what comes next, or is not what it says.
     #[error("a record from the hub is refused")]
     Record(#[from] RecordFault),
+    /// What was to be packed is not there any more, or is not to be packed.
+    #[error("study {0} has changed meanwhile")]
+    Overtaken(StudyUid),
     /// The disk is as full as it may get.
     #[error("there is no room")]
     NoRoom(#[from] NoRoom),
+    /// The data key of what is to leave is not kept here.
+    #[error("data key {0} is not kept here")]
+    NoKey(KeyId),
+    /// The data key of what is to leave cannot be sealed to the hub now.
+    #[error("the data key cannot be sealed to the hub")]
+    Key(#[from] KeyringError),
     /// A sync failed: the vault takes nothing in any more.
     #[error("the disk failed to sync; the vault has stopped")]
     Poisoned,
@@ -109,8 +135,10 @@ struct Inner {
     writer: Writer,
     readers: Readers,
     key: Arc<NodeKey>,
+    keys: Keys,
     config: VaultConfig,
     folder: std::path::PathBuf,
+    keeping: keep::Keeping,
     attendance: Mutex<BTreeMap<StudyUid, Attending>>,
     arrived: watch::Sender<()>,
     changed: watch::Sender<()>,
@@ -130,50 +158,112 @@ struct Attending {
 
 impl Vault {
     /// Opens the vault in `folder`, repairs what a power cut left torn, and starts its writer.
-    pub fn open(folder: &Path, key: Arc<NodeKey>, config: VaultConfig) -> Result<Self, OpenError> {
-        let disk = FsDisk::open(&folder.join("segments"))?;
+    pub fn open(
+        folder: &Path,
+        key: Arc<NodeKey>,
+        keys: Keys,
+        config: VaultConfig,
+    ) -> Result<Self, OpenError> {
+        let (vault, absorbed) = Self::open_or_rebuild(folder, key, keys, config, false)?;
+        if !absorbed.is_nothing() {
+            tracing::warn!(?absorbed, "took in what the index did not know");
+        }
+        Ok(vault)
+    }
+
+    /// Does what [`Vault::open`] does where the index is lost: makes it anew from the segments.
+    pub fn rebuild(
+        folder: &Path,
+        key: Arc<NodeKey>,
+        keys: Keys,
+        config: VaultConfig,
+    ) -> Result<(Self, Absorbed), OpenError> {
+        Self::open_or_rebuild(folder, key, keys, config, true)
+    }
+
+    fn open_or_rebuild(
+        folder: &Path,
+        key: Arc<NodeKey>,
+        keys: Keys,
+        config: VaultConfig,
+        rebuild: bool,
+    ) -> Result<(Self, Absorbed), OpenError> {
         let index = folder.join("index.sqlite");
-        let connection = store::open_database(&index, schema::MIGRATIONS)?;
-        let mut segments = Segments::open(Arc::new(disk), &connection)?
-            .with_segment_bytes_max(config.segment_bytes.get());
-        let salvage = recovery::recover(&mut segments, &connection, &key.id())?;
+        let keeping = keep::Keeping::new(folder, &config);
+        let (connection, segments) = keeping.give_way(|| {
+            let disk = FsDisk::open(&folder.join("segments"))?;
+            let connection = store::open_database(&index, schema::MIGRATIONS)?;
+            let segments = Segments::open(Arc::new(disk), &connection)?;
+            Ok((connection, segments))
+        })?;
+        let mut segments = segments.with_segment_bytes_max(config.segment_bytes.get());
+        let salvage = recovery::recover(&mut segments, &connection, &key.id(), rebuild)?;
         let writer = Writer::spawn(segments, connection)?;
         let vault = Self(Arc::new(Inner {
             writer,
             readers: Readers::open(&index)?,
             key,
+            keys,
             config,
             folder: folder.to_owned(),
+            keeping,
             attendance: Mutex::default(),
             arrived: watch::Sender::new(()),
             changed: watch::Sender::new(()),
         }));
-        vault.begin(salvage)?;
-        Ok(vault)
+        let absorbed = vault.begin(salvage)?;
+        Ok((vault, absorbed))
     }
 
-    /// Drops segments that hold nothing any more, writes the first record of a new journal, and
-    /// takes in what the index does not know.
-    fn begin(&self, salvage: recovery::Salvage) -> Result<(), OpenError> {
+    /// Drops segments that hold nothing any more, takes in what the index does not know, and
+    /// writes the first record of a new journal.
+    fn begin(&self, salvage: recovery::Salvage) -> Result<Absorbed, OpenError> {
         let key = Arc::clone(&self.0.key);
+        let segments = Arc::clone(self.0.writer.segments());
         let begun = self
             .0
             .writer
-            .run_blocking(move |work| -> Result<(), VaultError> {
+            .run_blocking(move |work| -> Result<Absorbed, VaultError> {
                 for segment in &salvage.empty {
                     work.remove_segment_after_commit(segment)?;
                 }
-                records::open_journal(work.sql(), &key)
+                let absorbed = absorb::absorb(work, &segments, key.id(), &salvage.unknown)?;
+                records::open_journal(work, &key)?;
+                Ok(absorbed)
             });
-        begun.map_err(VaultError::from)?;
-        let mut adopted = 0;
-        for location in salvage.unknown {
-            adopted += u32::from(self.adopt_record(location)?);
+        Ok(begun.map_err(VaultError::from)?.into_inner())
+    }
+
+    /// The keys that seal what is held.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// Puts a lost or damaged index aside, under a name that is free, so that it can be made anew.
+    pub fn put_index_aside(folder: &Path) -> std::io::Result<()> {
+        let aside = (1..)
+            .map(|n: u32| format!("index.sqlite.aside-{n}"))
+            .find(|name| !folder.join(name).exists());
+        let aside = aside.expect("numbers do not run out");
+        for part in ["", "-wal", "-shm"] {
+            let from = folder.join(format!("index.sqlite{part}"));
+            if from.exists() {
+                std::fs::rename(from, folder.join(format!("{aside}{part}")))?;
+            }
         }
-        if adopted > 0 {
-            tracing::warn!(adopted, "took instances in that the index did not know");
-        }
-        Ok(())
+        std::fs::File::open(folder)?.sync_all()
+    }
+
+    /// Tells those who wait for the vault to be unlocked that it may be.
+    pub fn note_lock(&self) {
+        self.0.changed.send_replace(());
+        self.0.arrived.send_replace(());
+    }
+
+    /// Sets to whom the vault seals for the hub: what waited for one is packed.
+    pub fn set_hub(&self, hub: Option<StorePublicKey>) {
+        self.0.keys.set_hub(hub);
+        self.0.arrived.send_replace(());
     }
 
     /// This box.
@@ -243,5 +333,13 @@ impl Drop for Attendance {
     }
 }
 
+#[cfg(test)]
+mod locked_tests;
+#[cfg(test)]
+mod mend_tests;
+#[cfg(test)]
+mod rebuild_tests;
+#[cfg(test)]
+mod scale_tests;
 #[cfg(test)]
 pub(crate) mod tests;

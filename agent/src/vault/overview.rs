@@ -3,8 +3,8 @@
 use store::rusqlite::{Connection, Row};
 use study::{Priority, StudyUid};
 
+use super::columns::{priority, uid};
 use super::ledger::{ConsentState, Custody, StudyFacts};
-use super::revisions::{priority, uid};
 use super::{Vault, VaultError};
 
 /// One study as the ledger has it.
@@ -16,12 +16,21 @@ pub struct StudyOverview {
     pub priority: Priority,
     /// When its first instance was held, milliseconds of the Unix epoch.
     pub received_at_ms: u64,
-    /// Instances held.
+    /// Instances that were taken in; also those that have left the box since.
     pub instances: u64,
+    /// Instances that were let go, as the hub has them.
+    pub let_go: u64,
+    /// Instances that were erased.
+    pub erased: u64,
+    /// A person holds it: it is neither let go nor erased.
+    pub legal_hold: bool,
     /// Instances that share their SOP Instance UID with other bytes.
     pub conflicts: u64,
     /// Instances that could not be packed: a person must look.
     pub set_aside: u64,
+    /// Records, of those that are set aside too, that are not what was stored: nothing of them is
+    /// given out before they are mended.
+    pub damaged: u64,
     /// Bytes of the files that were taken in.
     pub bytes_original: u64,
     /// Bytes that they take in the box.
@@ -58,9 +67,12 @@ fn studies(sql: &Connection) -> store::rusqlite::Result<Vec<StudyOverview>> {
         "WITH held AS (
              SELECT study_uid, count(*) AS instances, count(*) - count(DISTINCT sop_uid) AS doubled,
                     sum(file_bytes) AS original, sum(set_aside) AS set_aside,
+                    count(*) FILTER (WHERE damaged > 0 AND segment IS NOT NULL) AS damaged,
                     min(instance_id) AS came,
-                    count(*) FILTER (WHERE group_id IS NULL) AS unpacked,
-                    coalesce(sum(length) FILTER (WHERE group_id IS NULL), 0) AS intake_bytes
+                    count(segment) AS unpacked,
+                    coalesce(sum(length), 0) AS intake_bytes,
+                    count(*) FILTER (WHERE gone = 1) AS let_go,
+                    count(*) FILTER (WHERE gone = 2) AS erased
              FROM instance GROUP BY study_uid),
          sent AS (
              SELECT study_uid, max(revision) AS newest, sum(bytes_to_cross) AS to_cross,
@@ -71,7 +83,11 @@ fn studies(sql: &Connection) -> store::rusqlite::Result<Vec<StudyOverview>> {
          SELECT s.study_uid, s.priority, s.received_at_ms, h.instances, h.doubled, h.original,
                 h.intake_bytes, h.unpacked, coalesce(t.to_cross, 0), coalesce(t.at_hub, 0),
                 coalesce(t.receipts, 0), coalesce(t.newest, 0), t.refused, s.consent,
-                n.closed, n.receipt_seq IS NOT NULL, h.set_aside
+                n.closed, n.receipt_seq IS NOT NULL, h.set_aside,
+                h.damaged + (SELECT count(*) FROM chunk c
+                             WHERE c.study_uid = s.study_uid AND c.damaged > 0),
+                h.let_go, h.erased, s.legal_hold,
+                (SELECT coalesce(sum(c.bytes), 0) FROM chunk c WHERE c.study_uid = s.study_uid)
          FROM study s JOIN held h USING (study_uid) LEFT JOIN sent t USING (study_uid)
          LEFT JOIN revision n ON n.study_uid = s.study_uid AND n.revision = t.newest
          ORDER BY h.came",
@@ -85,7 +101,9 @@ fn from_row(row: &Row<'_>) -> store::rusqlite::Result<StudyOverview> {
     let bytes_to_cross: u64 = row.get(8)?;
     let bytes_at_hub: u64 = row.get(9)?;
     let consent = ConsentState::from_code(row.get(13)?);
+    let (instances, erased): (u64, u64) = (row.get(3)?, row.get(19)?);
     let facts = StudyFacts {
+        erased: erased == instances,
         consent,
         unpacked: row.get(7)?,
         newest_closed: row.get(14)?,
@@ -97,11 +115,15 @@ fn from_row(row: &Row<'_>) -> store::rusqlite::Result<StudyOverview> {
         study: uid(row, 0, StudyUid::parse)?,
         priority: priority(row, 1)?,
         received_at_ms: row.get(2)?,
-        instances: row.get(3)?,
+        instances,
+        let_go: row.get(18)?,
+        erased,
+        legal_hold: row.get(20)?,
         conflicts: row.get(4)?,
         set_aside: row.get(16)?,
+        damaged: row.get(17)?,
         bytes_original: row.get(5)?,
-        bytes_held: bytes_unpacked + bytes_to_cross,
+        bytes_held: bytes_unpacked + row.get::<_, u64>(21)?,
         bytes_unpacked,
         bytes_to_cross,
         bytes_at_hub,

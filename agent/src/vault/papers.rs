@@ -8,6 +8,7 @@ use store::rusqlite::{Connection, Error, OptionalExtension, params};
 use study::{Digest, InstanceDigest, SopInstanceUid, StudyUid};
 
 use super::ledger::ConsentState;
+use super::records::{StoredReport, stored_report};
 use super::{Vault, VaultError};
 
 /// The papers of a study (docs/storage.md 5).
@@ -22,8 +23,8 @@ pub struct StudyPapers {
     pub unsigned: u64,
     /// The hub's records with a receipt, by number.
     pub receipts: Vec<Vec<u8>>,
-    /// The hub's records with a report, by number.
-    pub reports: Vec<Vec<u8>>,
+    /// The hub's records with a report, by number, and the report that each brought.
+    pub reports: Vec<(Vec<u8>, StoredReport)>,
 }
 
 impl Vault {
@@ -55,23 +56,27 @@ fn papers(
         images: images(sql, study)?,
         unsigned: sql
             .prepare_cached(
-                "SELECT count(*) FROM instance WHERE study_uid = ?1 AND group_id IS NULL",
+                "SELECT count(*) FROM instance WHERE study_uid = ?1 AND segment IS NOT NULL",
             )?
             .query_row([study.as_str()], |row| row.get(0))?,
-        receipts: hub_records(
-            sql,
-            "SELECT r.bytes FROM revision v JOIN record r ON r.seq = v.receipt_seq
-             WHERE v.study_uid = ?1 AND r.stream = ?2 AND r.author != ?2 ORDER BY r.seq",
-            study,
-            unit,
-        )?,
-        reports: hub_records(
-            sql,
-            "SELECT r.bytes FROM report p JOIN record r ON r.seq = p.seq
-             WHERE p.study_uid = ?1 AND r.stream = ?2 AND r.author != ?2 ORDER BY r.seq",
-            study,
-            unit,
-        )?,
+        receipts: sql
+            .prepare_cached(
+                "SELECT r.bytes FROM revision v JOIN record r ON r.seq = v.receipt_seq
+                 WHERE v.study_uid = ?1 AND r.stream = ?2 AND r.author != ?2 ORDER BY r.seq",
+            )?
+            .query_map(params![study.as_str(), unit.as_bytes()], |row| row.get(0))?
+            .collect::<Result<_, _>>()?,
+        reports: sql
+            .prepare_cached(
+                "SELECT p.seq, p.study_uid, p.digest, p.status, p.critical, p.sealed, p.confirmed,
+                        r.bytes
+                 FROM report p JOIN record r ON r.seq = p.seq
+                 WHERE p.study_uid = ?1 AND r.stream = ?2 AND r.author != ?2 ORDER BY r.seq",
+            )?
+            .query_map(params![study.as_str(), unit.as_bytes()], |row| {
+                Ok((row.get(7)?, stored_report(row)?))
+            })?
+            .collect::<Result<_, _>>()?,
     }))
 }
 
@@ -80,7 +85,7 @@ fn images(
     study: &StudyUid,
 ) -> store::rusqlite::Result<BTreeSet<(SopInstanceUid, InstanceDigest)>> {
     sql.prepare_cached(
-        "SELECT sop_uid, digest FROM instance WHERE study_uid = ?1 AND group_id IS NOT NULL",
+        "SELECT sop_uid, digest FROM instance WHERE study_uid = ?1 AND revision IS NOT NULL",
     )?
     .query_map([study.as_str()], |row| {
         let sop = SopInstanceUid::parse(&row.get::<_, String>(0)?)
@@ -89,15 +94,4 @@ fn images(
         Ok((sop, digest))
     })?
     .collect()
-}
-
-fn hub_records(
-    sql: &Connection,
-    select: &str,
-    study: &StudyUid,
-    unit: &NodeId,
-) -> store::rusqlite::Result<Vec<Vec<u8>>> {
-    sql.prepare_cached(select)?
-        .query_map(params![study.as_str(), unit.as_bytes()], |row| row.get(0))?
-        .collect()
 }

@@ -2,45 +2,61 @@
 
 use identity::NodeId;
 use store::rusqlite::{Connection, OptionalExtension, params};
-use store::{Found, Location, SegmentName, Segments};
+use store::{Found, Scanned, SegmentName, Segments};
 
-use super::OpenError;
-use super::fetch::INTAKE_FILE;
+use super::{OpenError, formats};
 
 /// What recovery found.
 #[derive(Default)]
 pub(super) struct Salvage {
     /// Segments in which nothing whole is left.
     pub(super) empty: Vec<SegmentName>,
-    /// Whole intake records that the index does not know, to be taken in where they lie.
-    pub(super) unknown: Vec<Location>,
+    /// Records that the index does not know, to be taken in where they lie; by segment and place.
+    pub(super) unknown: Vec<Unknown>,
+}
+
+/// A record that the index does not know.
+#[derive(Debug, Clone)]
+pub(super) struct Unknown {
+    pub(super) found: Found,
+    /// Its body is the one that was stored, as its header is.
+    pub(super) whole: bool,
 }
 
 /// Truncates what a power cut left torn, and finds what is whole and unknown to the index.
 ///
 /// A record behind the part of a segment that the index knows was mostly acknowledged to nobody;
 /// but an index whose last commits are gone looks the same, and the record may then be the only
-/// copy. So nothing whole is ever let go here. Packed units that the index does not know are what
-/// an interrupted packing leaves: their instances are intake records still.
+/// copy. So nothing whole is ever let go here.
 pub(super) fn recover(
     segments: &mut Segments,
     sql: &Connection,
     unit: &NodeId,
+    rebuild: bool,
 ) -> Result<Salvage, OpenError> {
     match author(sql)? {
         Some(index) if index != *unit => {
             let key = *unit;
             return Err(OpenError::OtherKey { index, key });
         }
-        None if !segments.list().is_empty() => {
-            let segments = segments.list().len();
-            return Err(OpenError::IndexLost { segments });
+        None if !rebuild => {
+            // A power cut in the very first start leaves a journal that the index does not know.
+            let mut lost = segments.list();
+            lost.retain(|segment| segment.family() != formats::JOURNAL_FAMILY);
+            if !lost.is_empty() {
+                let segments = lost.len();
+                return Err(OpenError::IndexLost { segments });
+            }
         }
         Some(_) | None => {}
     }
     let mut salvage = Salvage::default();
     for segment in segments.list() {
         let known_upto = known_upto(sql, &segment)?;
+        // What the index knows was synced before; a start is not kept waiting for it.
+        if known_upto > 0 && segments.bytes(&segment)? == known_upto {
+            continue;
+        }
         let recovered = segments.recover(&segment, known_upto)?;
         let unknown = recovered.found.len();
         if !recovered.damaged.is_empty() || recovered.missing_bytes > 0 {
@@ -52,13 +68,41 @@ pub(super) fn recover(
             tracing::warn!(%segment, truncated_bytes, unknown, "repaired a segment's end");
         }
         if known_upto == 0 && unknown == 0 && recovered.damaged.is_empty() {
-            salvage.empty.push(segment);
+            salvage.empty.push(segment.clone());
         }
-        let intake = |found: &Found| found.header.kind == INTAKE_FILE;
-        let found = recovered.found.into_iter().filter(intake);
-        salvage.unknown.extend(found.map(|found| found.location));
+        if recovered.damaged.is_empty() {
+            let found = recovered.found.into_iter();
+            salvage
+                .unknown
+                .extend(found.map(|found| Unknown { found, whole: true }));
+        } else {
+            look_around(segments, &segment, known_upto, &mut salvage.unknown)?;
+        }
     }
     Ok(salvage)
+}
+
+/// Finds what lies behind damage, and what the headers of damaged records say.
+fn look_around(
+    segments: &Segments,
+    segment: &SegmentName,
+    known_upto: u64,
+    unknown: &mut Vec<Unknown>,
+) -> Result<(), OpenError> {
+    for scanned in segments.scan(segment)? {
+        let (found, whole) = match scanned? {
+            Scanned::Whole(found) => (found, true),
+            Scanned::Damaged {
+                header: Some(found),
+                ..
+            } => (*found, false),
+            Scanned::Damaged { header: None, .. } => continue,
+        };
+        if found.location.offset >= known_upto {
+            unknown.push(Unknown { found, whole });
+        }
+    }
+    Ok(())
 }
 
 /// Whose own journal the index holds; its first record is written when the vault is first opened.
@@ -75,8 +119,11 @@ fn author(sql: &Connection) -> store::rusqlite::Result<Option<NodeId>> {
 fn known_upto(sql: &Connection, segment: &SegmentName) -> store::rusqlite::Result<u64> {
     sql.prepare_cached(
         "SELECT max(
-            (SELECT coalesce(max(offset + length), 0) FROM instance WHERE segment = ?1),
-            (SELECT coalesce(max(offset + length), 0) FROM chunk WHERE segment = ?1))",
+            coalesce((SELECT offset + length FROM instance
+                      WHERE segment = ?1 ORDER BY offset DESC LIMIT 1), 0),
+            coalesce((SELECT offset + length FROM chunk
+                      WHERE segment = ?1 ORDER BY offset DESC LIMIT 1), 0),
+            coalesce((SELECT upto FROM segment_end WHERE segment = ?1), 0))",
     )?
     .query_row(params![segment], |row| row.get(0))
 }

@@ -4,81 +4,53 @@ use std::collections::BTreeSet;
 
 use identity::NodeKey;
 use journal::{Fact, Offered, SignedManifest};
+use sealing::KeyEnvelope;
 use store::rusqlite::{Connection, OptionalExtension, Row, params};
-use store::{Location, Record, RecordHeader, SegmentName, StoreError, Synced, Work};
+use store::{Location, Record, SegmentName, Synced, Work};
 use study::{
-    ChunkRef, Digest, Group, InstanceDigest, Manifest, Priority, SopInstanceUid, StudyRoot,
-    StudyUid,
+    ChunkRef, Digest, Group, GroupForm, InstanceDigest, Manifest, Priority, SopInstanceUid,
+    StudyRoot, StudyUid,
 };
 
 use super::arrivals::segment_family;
-use super::ledger::Stability;
-use super::{Vault, VaultError, consent, fetch};
+use super::batches::{Batch, BatchItem};
+use super::columns::{form_code, int, priority, uid};
+use super::fetch::FetchError;
+use super::formats::{self, GroupMeta, PackedFile};
+use super::{Vault, VaultError, consent, sealed};
 
-/// What the clocks show: the wall's time, which is what the index keeps, and the count, which does
-/// not jump.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Milliseconds of the Unix epoch.
-    pub wall_ms: u64,
-    /// Milliseconds since the program started.
-    pub count_ms: u64,
-}
-
-impl Now {
-    /// Reads both clocks.
-    pub fn read() -> Self {
-        Self {
-            wall_ms: clock::wall_ms(),
-            count_ms: clock::count_ms(),
-        }
-    }
-}
-
-/// When a batch is worth packing.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchRule {
-    /// Instances that make a batch full.
-    pub instances: u32,
-    /// Bytes that make a batch full.
-    pub bytes: u64,
-    /// How long the first of them waits for others.
-    pub delay_ms: u64,
-    /// How long a study must be quiet to count as stable.
-    pub quiet_period_ms: u64,
-}
-
-/// One instance of a batch, still an intake record.
-#[derive(Debug, Clone)]
-pub struct BatchItem {
-    /// Its row in the index.
-    pub instance_id: i64,
-    /// Its SOP Instance UID.
-    pub sop: SopInstanceUid,
-    /// Where its file is.
-    pub location: Location,
-    /// The file's size.
-    pub file_bytes: u64,
-}
-
-/// Instances of one study that are to be packed together; none when only the end is to be said.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// The study.
-    pub study: StudyUid,
-    /// What to pack, in the order it came.
-    pub items: Vec<BatchItem>,
-    /// Nothing more is expected: the revision made of this batch closes the study.
-    pub closes: bool,
-}
-
-/// A batch that was packed, decoded again and compared.
+/// A batch that is to become a revision.
 #[derive(Debug)]
 pub struct Packed {
+    batch: Batch,
+    form: PackedForm,
+}
+
+/// What the instances of a batch cross as.
+#[derive(Debug)]
+enum PackedForm {
+    /// The codec's units, sealed, in sending order; none when the batch has no instances.
+    Units(Vec<Record>),
+    /// The records that they were taken in as, where these lie: by instance.
+    AsTakenIn(Vec<Vec<(Location, ChunkRef)>>),
+}
+
+impl Packed {
     /// The batch.
-    pub batch: Batch,
-    /// The codec's units, in sending order; none when the batch has no instances.
-    pub units: Vec<Vec<u8>>,
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Bytes that it adds to what must cross.
+    pub fn bytes(&self) -> u64 {
+        match &self.form {
+            PackedForm::Units(units) => units.iter().map(|unit| unit.body().len() as u64).sum(),
+            PackedForm::AsTakenIn(runs) => {
+                let chunks = runs.iter().flatten();
+                chunks.map(|(_, chunk)| u64::from(chunk.bytes)).sum()
+            }
+        }
+    }
 }
 
 /// A revision that was made.
@@ -107,109 +79,81 @@ pub struct Offerable {
     pub came: i64,
     /// BLAKE3 of the signed manifest: the revision's name on the link.
     pub manifest_digest: Digest,
+    /// The hub had all of it once, and asks for what it has lost since.
+    pub was_at_hub: bool,
 }
 
 impl Vault {
-    /// The next batch that is due, the most urgent and oldest first, and otherwise when to ask
-    /// again. Studies in `passed_over` don't count.
-    pub fn next_batch(
-        &self,
-        rule: BatchRule,
-        now: Now,
-        passed_over: &BTreeSet<StudyUid>,
-    ) -> Result<Due, VaultError> {
-        let mut studies = self.0.readers.with(unfinished_studies)?;
-        self.forget_closed(&studies, rule, now);
-        studies.retain(|unfinished| !passed_over.contains(&unfinished.study));
-        studies.sort_by_key(|unfinished| (unfinished.priority, unfinished.oldest));
-        let mut wait_ms = None;
-        for unfinished in studies {
-            let attending = self
-                .attendance()
-                .get(&unfinished.study)
-                .copied()
-                .unwrap_or_default();
-            let stability = Stability {
-                last_sign_ms: attending.last_sign_ms,
-                attending: attending.open,
-                quiet_period_ms: rule.quiet_period_ms,
-            };
-            let closes_in_ms = stability
-                .quiet_left_ms(now.count_ms)
-                .filter(|_| unfinished.unpacked > 0 || unfinished.set_aside == 0);
-            let packs_in_ms = unfinished.packs_in_ms(rule, now.wall_ms);
-            if closes_in_ms == Some(0) || packs_in_ms == Some(0) {
-                let stable = closes_in_ms == Some(0);
-                let batch = self
-                    .0
-                    .readers
-                    .with(|sql| batch(sql, &unfinished, rule, stable))?;
-                return Ok(Due::Batch(batch));
-            }
-            wait_ms = [wait_ms, closes_in_ms, packs_in_ms]
-                .into_iter()
-                .flatten()
-                .min();
-        }
-        Ok(wait_ms.map_or(Due::Nothing, Due::After))
-    }
-
-    /// Sets an instance aside that cannot be packed, so that it does not hold up the others.
-    ///
-    /// Its study is not closed, and custody of it does not pass, before the same bytes have come
-    /// again and could be packed.
-    pub async fn set_aside(&self, instance_id: i64) -> Result<(), VaultError> {
-        self.room_to_write(0)?;
-        let noted = self.0.writer.run(move |work| -> Result<(), VaultError> {
-            work.sql()
-                .prepare_cached("UPDATE instance SET set_aside = 1 WHERE instance_id = ?1")?
-                .execute([instance_id])?;
-            Ok(())
+    /// Seals the units that a batch was packed into, decoded again and compared.
+    pub fn seal_units(&self, batch: Batch, units: Vec<Vec<u8>>) -> Result<Packed, FetchError> {
+        let Some(key) = batch.key.filter(|_| !units.is_empty()) else {
+            let form = PackedForm::Units(Vec::new());
+            return Ok(Packed { batch, form });
+        };
+        let files = batch.items.iter().map(|item| PackedFile {
+            sop: item.sop.clone(),
+            digest: item.digest,
+            file_bytes: item.file_bytes,
         });
-        self.note_change(noted.await?);
-        Ok(())
+        let said = GroupMeta {
+            files: files.collect(),
+        };
+        let units = formats::packed_records(&*self.data_key(key)?, units, &said)?;
+        let form = PackedForm::Units(units);
+        Ok(Packed { batch, form })
     }
 
-    /// Lets packed units take the place of a batch's intake records, as a new signed revision.
+    /// Lets a batch cross as it was taken in, which needs no key.
+    pub fn as_taken_in(&self, batch: Batch) -> Result<Packed, FetchError> {
+        let mut runs = Vec::with_capacity(batch.items.len());
+        for item in &batch.items {
+            let records = self.0.writer.segments().read_run(&item.location)?;
+            let chunks = records
+                .into_iter()
+                .map(|(location, record)| (location, chunk_ref(&record)));
+            runs.push(chunks.collect());
+        }
+        let form = PackedForm::AsTakenIn(runs);
+        Ok(Packed { batch, form })
+    }
+
+    /// Makes a new signed revision of a batch; what was packed takes the place of intake records.
     pub async fn adopt(&self, packed: Packed) -> Result<Synced<Revision>, VaultError> {
         let key = std::sync::Arc::clone(&self.0.key);
-        let header = || RecordHeader {
-            kind: fetch::PACKED_UNIT,
-            ..RecordHeader::default()
+        let Packed { batch, form } = packed;
+        if let PackedForm::Units(units) = &form {
+            self.room_to_write(units.iter().map(|unit| unit.body().len() as u64).sum())?;
+        }
+        let envelope = match batch.key {
+            Some(key) => self.keys_for_revision(&batch.study, key).await?.for_hub(),
+            None => None,
         };
-        let records = packed
-            .units
-            .into_iter()
-            .map(|unit| Record::new(header(), unit));
-        let records = records.collect::<Result<Vec<_>, StoreError>>()?;
-        self.room_to_write(records.iter().map(|r| r.body().len() as u64).sum())?;
-        let batch = packed.batch;
         let revision = self
             .0
             .writer
-            .run(move |work| adopt(work, &key, &batch, &records))
+            .run(move |work| adopt(work, &key, &batch, &form, envelope.as_ref()))
             .await?;
         Ok(self.note_change(revision))
     }
 
-    /// Forgets who brought studies that are closed, and have been quiet.
-    fn forget_closed(&self, unfinished: &[Unfinished], rule: BatchRule, now: Now) {
-        let unfinished: BTreeSet<&StudyUid> = unfinished.iter().map(|u| &u.study).collect();
-        self.attendance().retain(|study, seen| {
-            let quiet_ms = now.count_ms.saturating_sub(seen.last_sign_ms);
-            seen.open > 0 || quiet_ms < rule.quiet_period_ms || unfinished.contains(study)
-        });
-    }
-
-    /// All revisions that may leave and have no receipt, in no particular order.
+    /// All revisions that may leave and have no receipt, or of which the hub has lost something since
+    /// and this box has not, in no particular order.
     pub fn offerable(&self) -> Result<Vec<Offerable>, VaultError> {
         Ok(self.0.readers.with(|sql| {
             sql.prepare_cached(
                 "SELECT r.study_uid, r.revision, s.priority,
                         (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
-                        r.manifest_digest
+                        r.manifest_digest, 0
                  FROM revision r JOIN study s USING (study_uid)
-                 WHERE r.receipt_seq IS NULL AND r.refused IS NULL AND s.consent != 0",
+                 WHERE r.receipt_seq IS NULL AND r.refused IS NULL AND s.consent != 0
+                 UNION ALL
+                 SELECT r.study_uid, r.revision, s.priority,
+                        (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
+                        r.manifest_digest, 1
+                 FROM revision r JOIN study s USING (study_uid)
+                 WHERE r.wanted > 0 AND r.receipt_seq IS NOT NULL AND s.consent != 0
+                     AND EXISTS (SELECT 1 FROM chunk c WHERE c.study_uid = r.study_uid
+                                 AND c.revision = r.revision)",
             )?
             .query_map([], offerable_from_row)?
             .collect()
@@ -234,8 +178,7 @@ impl Vault {
                  WHERE manifest_digest = ?1",
             )?;
             for (manifest, bytes) in held {
-                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-                update.execute(params![manifest.as_bytes(), bytes])?;
+                update.execute(params![manifest.as_bytes(), int(bytes)])?;
             }
             Ok(())
         });
@@ -244,136 +187,23 @@ impl Vault {
     }
 }
 
-/// What packing has to do next.
-#[derive(Debug)]
-pub enum Due {
-    /// This batch, now.
-    Batch(Batch),
-    /// Nothing for so many milliseconds, unless something arrives.
-    After(u64),
-    /// Nothing, unless something arrives.
-    Nothing,
-}
-
-/// A study with instances in no revision, or whose newest revision is open.
-struct Unfinished {
-    study: StudyUid,
-    priority: Priority,
-    /// Instances to pack.
-    unpacked: u64,
-    unpacked_bytes: u64,
-    first_unpacked_ms: u64,
-    /// The first instance to pack in the order they came; after all others when there is none.
-    oldest: i64,
-    /// Instances that could not be packed.
-    set_aside: u64,
-}
-
-impl Unfinished {
-    /// When its instances are to be packed; none when there are none.
-    ///
-    /// A first instance from the future means that the clock was set back: it waits no longer.
-    fn packs_in_ms(&self, rule: BatchRule, wall_ms: u64) -> Option<u64> {
-        let waited_ms = wall_ms.checked_sub(self.first_unpacked_ms);
-        let is_full =
-            self.unpacked >= u64::from(rule.instances) || self.unpacked_bytes >= rule.bytes;
-        let left_ms = match waited_ms {
-            Some(waited_ms) if !is_full => rule.delay_ms.saturating_sub(waited_ms),
-            Some(_) | None => 0,
-        };
-        (self.unpacked > 0).then_some(left_ms)
-    }
-}
-
-fn unfinished_studies(sql: &Connection) -> store::rusqlite::Result<Vec<Unfinished>> {
-    sql.prepare_cached(
-        "SELECT s.study_uid, s.priority, count(i.instance_id) FILTER (WHERE NOT i.set_aside),
-                coalesce(sum(i.file_bytes) FILTER (WHERE NOT i.set_aside), 0),
-                coalesce(min(i.held_at_ms) FILTER (WHERE NOT i.set_aside), 0),
-                min(i.instance_id) FILTER (WHERE NOT i.set_aside),
-                count(i.instance_id) FILTER (WHERE i.set_aside)
-         FROM study s LEFT JOIN instance i ON i.study_uid = s.study_uid AND i.group_id IS NULL
-         WHERE s.open GROUP BY s.study_uid",
-    )?
-    .query_map([], |row| {
-        Ok(Unfinished {
-            study: uid(row, 0, StudyUid::parse)?,
-            priority: priority(row, 1)?,
-            unpacked: row.get(2)?,
-            unpacked_bytes: row.get(3)?,
-            first_unpacked_ms: row.get(4)?,
-            oldest: row.get::<_, Option<i64>>(5)?.unwrap_or(i64::MAX),
-            set_aside: row.get(6)?,
-        })
-    })?
-    .collect()
-}
-
-fn batch(
-    sql: &Connection,
-    unfinished: &Unfinished,
-    rule: BatchRule,
-    stable: bool,
-) -> store::rusqlite::Result<Batch> {
-    let mut items: Vec<BatchItem> = Vec::new();
-    let mut bytes = 0;
-    let mut select = sql.prepare_cached(
-        "SELECT segment, offset, length, instance_id, sop_uid, file_bytes FROM instance
-         WHERE study_uid = ?1 AND group_id IS NULL AND NOT set_aside
-         ORDER BY instance_id LIMIT ?2",
-    )?;
-    let rows = select.query_map(params![unfinished.study.as_str(), rule.instances], |row| {
-        Ok(BatchItem {
-            instance_id: row.get(3)?,
-            sop: uid(row, 4, SopInstanceUid::parse)?,
-            location: Location::from_row(row, 0)?,
-            file_bytes: row.get(5)?,
-        })
-    })?;
-    for item in rows {
-        let item = item?;
-        if !items.is_empty() && bytes + item.file_bytes > rule.bytes {
-            break;
-        }
-        bytes += item.file_bytes;
-        items.push(item);
-    }
-    let all = items.len() as u64 >= unfinished.unpacked && unfinished.set_aside == 0;
-    let closes = stable && all;
-    Ok(Batch {
-        study: unfinished.study.clone(),
-        items,
-        closes,
-    })
-}
-
 fn adopt(
     work: &mut Work<'_>,
     key: &NodeKey,
     batch: &Batch,
-    units: &[Record],
+    form: &PackedForm,
+    envelope: Option<&KeyEnvelope>,
 ) -> Result<Revision, VaultError> {
+    if !is_due_still(work.sql(), batch)? {
+        return Err(VaultError::Overtaken(batch.study.clone()));
+    }
     let before = newest_revision(work.sql(), &batch.study)?;
     let revision = before.as_ref().map_or(0, |(revision, _)| *revision) + 1;
-    let family = segment_family("packed", &batch.study);
-    let mut placed = Vec::with_capacity(units.len());
-    for unit in units {
-        placed.push(work.append(&family, unit)?);
-    }
-    let sql = work.sql();
-    let mut groups = Vec::new();
-    if !units.is_empty() {
-        move_instances(sql, batch, revision, units, &placed)?;
-        groups.push(Group {
-            chunks: units.iter().map(chunk_ref).collect(),
-            instances: u32::try_from(batch.items.len()).unwrap_or(u32::MAX),
-            bytes_original: batch.items.iter().map(|item| item.file_bytes).sum(),
-        });
-    }
+    let groups = place(work, batch, revision, form)?;
     // What has come since the batch was put together is not in this revision, so it closes nothing.
-    let closed = batch.closes && !has_unpacked(sql, &batch.study)?;
-    let pairs = packed_pairs(sql, &batch.study)?;
-    let (priority, received_at_ms) = standing(sql, &batch.study)?;
+    let closed = batch.closes && !has_unpacked(work.sql(), &batch.study)?;
+    let pairs = packed_pairs(work.sql(), &batch.study)?;
+    let (priority, received_at_ms) = standing(work.sql(), &batch.study)?;
     let manifest = Manifest {
         version: Manifest::VERSION,
         study: batch.study.clone(),
@@ -385,15 +215,16 @@ fn adopt(
         priority,
         received_at_ms,
         groups,
-        envelope: None,
+        envelope: envelope.map(KeyEnvelope::to_cbor),
     };
     let signed = SignedManifest::sign(key, manifest);
-    insert_revision(sql, key, &signed)?;
+    keep_revision(work, key, &signed)?;
     if closed {
-        sql.prepare_cached("UPDATE study SET open = 0 WHERE study_uid = ?1")?
+        work.sql()
+            .prepare_cached("UPDATE study SET open = 0 WHERE study_uid = ?1")?
             .execute([batch.study.as_str()])?;
     }
-    for segment in emptied_segments(sql, batch)? {
+    for segment in emptied_segments(work.sql(), batch)? {
         work.remove_segment_after_commit(&segment)?;
     }
     Ok(Revision {
@@ -404,62 +235,156 @@ fn adopt(
     })
 }
 
-fn has_unpacked(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<bool> {
-    sql.prepare_cached("SELECT 1 FROM instance WHERE study_uid = ?1 AND group_id IS NULL LIMIT 1")?
-        .exists([study.as_str()])
+/// Whether the study is open, and its instances are where they were when the batch was made.
+fn is_due_still(sql: &Connection, batch: &Batch) -> store::rusqlite::Result<bool> {
+    let is_open = sql
+        .prepare_cached("SELECT 1 FROM study WHERE study_uid = ?1 AND open")?
+        .exists([batch.study.as_str()])?;
+    let mut is_unpacked = sql
+        .prepare_cached("SELECT 1 FROM instance WHERE instance_id = ?1 AND segment IS NOT NULL")?;
+    for item in &batch.items {
+        if !is_unpacked.exists([item.instance_id])? {
+            return Ok(false);
+        }
+    }
+    Ok(is_open)
 }
 
-fn chunk_ref(unit: &Record) -> ChunkRef {
-    let bytes = u32::try_from(unit.body().len()).expect("a codec unit has at most 1 MiB");
+fn has_unpacked(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<bool> {
+    sql.prepare_cached(
+        "SELECT 1 FROM instance WHERE study_uid = ?1 AND segment IS NOT NULL LIMIT 1",
+    )?
+    .exists([study.as_str()])
+}
+
+fn chunk_ref(record: &Record) -> ChunkRef {
+    let bytes = u32::try_from(record.body().len()).expect("a sealed piece has at most 1 MiB");
     ChunkRef {
-        digest: *unit.digest(),
+        digest: *record.digest(),
         bytes,
     }
 }
 
-/// Points the batch's instances at their packed units instead of their intake records.
-fn move_instances(
-    sql: &Connection,
+/// Stores what was packed, and points the batch's instances at what they cross as.
+fn place(
+    work: &mut Work<'_>,
     batch: &Batch,
     revision: u32,
-    units: &[Record],
-    placed: &[Location],
-) -> store::rusqlite::Result<()> {
-    let study = batch.study.as_str();
-    sql.prepare_cached("INSERT INTO pack_group (study_uid, revision) VALUES (?1, ?2)")?
-        .execute(params![study, revision])?;
+    form: &PackedForm,
+) -> Result<Vec<Group>, VaultError> {
+    let home = (&batch.study, revision);
+    match form {
+        PackedForm::Units(units) if units.is_empty() => Ok(Vec::new()),
+        PackedForm::Units(units) => {
+            let family = segment_family("packed", &batch.study);
+            let mut chunks = Vec::with_capacity(units.len());
+            for unit in units {
+                chunks.push((work.append(&family, unit)?, chunk_ref(unit)));
+            }
+            let group = enter_group(work.sql(), home, GroupForm::Codec, 0, &chunks)?;
+            for (number, item) in (0..).zip(&batch.items) {
+                move_instance(work.sql(), item.instance_id, group, number)?;
+            }
+            Ok(vec![said_of(GroupForm::Codec, &batch.items, &chunks)])
+        }
+        PackedForm::AsTakenIn(runs) => {
+            let (mut groups, mut first) = (Vec::new(), 0);
+            for (item, chunks) in batch.items.iter().zip(runs) {
+                let group = enter_group(work.sql(), home, GroupForm::File, first, chunks)?;
+                move_instance(work.sql(), item.instance_id, group, 0)?;
+                first += u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+                groups.push(said_of(GroupForm::File, std::slice::from_ref(item), chunks));
+            }
+            Ok(groups)
+        }
+    }
+}
+
+/// What a manifest says of a group.
+fn said_of(form: GroupForm, items: &[BatchItem], chunks: &[(Location, ChunkRef)]) -> Group {
+    Group {
+        chunks: chunks.iter().map(|(_, chunk)| chunk.clone()).collect(),
+        instances: u32::try_from(items.len()).unwrap_or(u32::MAX),
+        bytes_original: items.iter().map(|item| item.file_bytes).sum(),
+        form,
+    }
+}
+
+/// Enters a group whose records are stored; its chunks are numbered from `first` on.
+pub(super) fn enter_group(
+    sql: &Connection,
+    (study, revision): (&StudyUid, u32),
+    form: GroupForm,
+    first: u32,
+    chunks: &[(Location, ChunkRef)],
+) -> store::rusqlite::Result<i64> {
+    sql.prepare_cached("INSERT INTO pack_group (study_uid, revision, form) VALUES (?1, ?2, ?3)")?
+        .execute(params![study.as_str(), revision, form_code(form)])?;
     let group = sql.last_insert_rowid();
     let mut insert = sql.prepare_cached(
         "INSERT INTO chunk
          (study_uid, revision, number, group_id, digest, bytes, segment, offset, length)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    for (number, (unit, location)) in units.iter().zip(placed).enumerate() {
+    for (number, (location, chunk)) in (first..).zip(chunks) {
         let (segment, offset, length) = location.to_columns();
-        let digest = unit.digest().as_bytes();
-        let bytes = unit.body().len();
         insert.execute(params![
-            study, revision, number, group, digest, bytes, segment, offset, length
+            study.as_str(),
+            revision,
+            number,
+            group,
+            chunk.digest.as_bytes(),
+            chunk.bytes,
+            segment,
+            offset,
+            length
         ])?;
     }
-    let mut update = sql.prepare_cached(
+    Ok(group)
+}
+
+/// Points an instance at its place in a group instead of its intake records.
+pub(super) fn move_instance(
+    sql: &Connection,
+    instance: i64,
+    group: i64,
+    number: u32,
+) -> store::rusqlite::Result<()> {
+    sql.prepare_cached(
         "UPDATE instance SET group_id = ?2, file_number = ?3,
-                segment = NULL, offset = NULL, length = NULL
-         WHERE instance_id = ?1 AND group_id IS NULL",
-    )?;
-    for (number, item) in batch.items.iter().enumerate() {
-        update.execute(params![item.instance_id, group, number])?;
-    }
+                segment = NULL, offset = NULL, length = NULL,
+                revision = coalesce(revision, (SELECT revision FROM pack_group WHERE group_id = ?2))
+         WHERE instance_id = ?1 AND segment IS NOT NULL",
+    )?
+    .execute(params![instance, group, number])?;
     Ok(())
 }
 
 /// Keeps a signed manifest and says so in the journal, once anything may be said of the study.
-fn insert_revision(
-    sql: &Connection,
+fn keep_revision(
+    work: &mut Work<'_>,
     key: &NodeKey,
     signed: &SignedManifest,
 ) -> Result<(), VaultError> {
-    let manifest_digest = signed.digest();
+    enter_revision(work.sql(), signed)?;
+    let record = formats::plain_record(formats::SIGNED_MANIFEST, signed.bytes().to_vec())?;
+    let location = work.append(formats::JOURNAL_FAMILY, &record)?;
+    sealed::note_end(work.sql(), &location)?;
+    let manifest = signed.manifest();
+    let fact = Fact::Offered(Offered {
+        study: manifest.study.clone(),
+        revision: manifest.revision,
+        root: manifest.root,
+        manifest: signed.digest(),
+    });
+    consent::say_of(work, key, &manifest.study, &fact)
+}
+
+/// Enters a signed manifest into the index.
+pub(super) fn enter_revision(
+    sql: &Connection,
+    signed: &SignedManifest,
+) -> store::rusqlite::Result<()> {
     let manifest = signed.manifest();
     sql.prepare_cached(
         "INSERT INTO revision
@@ -472,16 +397,10 @@ fn insert_revision(
         manifest.root.digest().as_bytes(),
         manifest.closed,
         signed.bytes(),
-        manifest_digest.as_bytes(),
-        i64::try_from(manifest.bytes_to_cross()).unwrap_or(i64::MAX),
+        signed.digest().as_bytes(),
+        int(manifest.bytes_to_cross()),
     ])?;
-    let fact = Fact::Offered(Offered {
-        study: manifest.study.clone(),
-        revision: manifest.revision,
-        root: manifest.root,
-        manifest: manifest_digest,
-    });
-    consent::say_of(sql, key, &manifest.study, &fact)
+    Ok(())
 }
 
 /// Intake segments of a batch to which no instance refers any more.
@@ -494,7 +413,10 @@ fn emptied_segments(
         .iter()
         .map(|item| item.location.segment.clone())
         .collect();
-    let mut in_use = sql.prepare_cached("SELECT 1 FROM instance WHERE segment = ?1 LIMIT 1")?;
+    let mut in_use = sql.prepare_cached(
+        "SELECT 1 FROM instance WHERE segment = ?1
+         UNION ALL SELECT 1 FROM chunk WHERE segment = ?1 LIMIT 1",
+    )?;
     let mut kept = BTreeSet::new();
     for segment in &emptied {
         if in_use.exists(params![segment])? {
@@ -524,7 +446,7 @@ fn packed_pairs(
     study: &StudyUid,
 ) -> store::rusqlite::Result<BTreeSet<(SopInstanceUid, InstanceDigest)>> {
     sql.prepare_cached(
-        "SELECT sop_uid, digest FROM instance WHERE study_uid = ?1 AND group_id IS NOT NULL",
+        "SELECT sop_uid, digest FROM instance WHERE study_uid = ?1 AND revision IS NOT NULL",
     )?
     .query_map([study.as_str()], |row| {
         let digest = InstanceDigest::from_digest(Digest::from_bytes(row.get(1)?));
@@ -545,24 +467,6 @@ fn offerable_from_row(row: &Row<'_>) -> store::rusqlite::Result<Offerable> {
         priority: priority(row, 2)?,
         came: row.get(3)?,
         manifest_digest: Digest::from_bytes(row.get(4)?),
+        was_at_hub: row.get(5)?,
     })
-}
-
-/// Reads a UID column; the index holds only what was parsed before, so a bad one is damage.
-pub(super) fn uid<T, E: std::error::Error + Send + Sync + 'static>(
-    row: &Row<'_>,
-    column: usize,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> store::rusqlite::Result<T> {
-    parse(row.get_ref(column)?.as_str()?).map_err(|error| {
-        let kind = store::rusqlite::types::Type::Text;
-        store::rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
-    })
-}
-
-/// Reads a priority column.
-pub(super) fn priority(row: &Row<'_>, column: usize) -> store::rusqlite::Result<Priority> {
-    let code: u8 = row.get(column)?;
-    Priority::from_code(code)
-        .ok_or_else(|| store::rusqlite::Error::IntegralValueOutOfRange(column, code.into()))
 }

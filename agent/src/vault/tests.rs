@@ -7,6 +7,7 @@ use std::sync::Arc;
 use codec::{Source, Tier, Unit};
 use identity::NodeKey;
 use journal::{Chain, Fact, Head, JournalId, Moment, Receipt, SignedManifest};
+use sealing::StoreKey;
 use study::dataset::InstanceHead;
 use study::part10::compose_meta;
 use study::{Priority, SopInstanceUid, StudyUid, TransferSyntaxUid};
@@ -22,22 +23,31 @@ const RULE: BatchRule = BatchRule {
 };
 
 /// A vault in its own folder, with the key of its box and of its hub.
-struct World {
-    folder: tempfile::TempDir,
-    unit: Arc<NodeKey>,
-    hub: NodeKey,
+pub(super) struct World {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) unit: Arc<NodeKey>,
+    pub(super) hub: NodeKey,
+    pub(super) hub_store: StoreKey,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
             unit: Arc::new(NodeKey::generate()),
             hub: NodeKey::generate(),
+            hub_store: StoreKey::generate(),
         }
     }
 
-    async fn open(&self) -> Vault {
+    /// The box's keys, as they are after a start.
+    pub(super) fn keys(&self) -> Keys {
+        let keys = Keys::open_or_found(self.folder.path(), None).unwrap();
+        keys.set_hub(Some(*self.hub_store.public_key()));
+        keys
+    }
+
+    pub(super) async fn open(&self) -> Vault {
         self.try_open().await.unwrap()
     }
 
@@ -47,8 +57,18 @@ impl World {
             reserve_percent: 0,
             ..Default::default()
         };
-        let opened = tokio::task::spawn_blocking(move || Vault::open(&folder, unit, config));
+        let keys = self.keys();
+        let opened = tokio::task::spawn_blocking(move || Vault::open(&folder, unit, keys, config));
         opened.await.unwrap()
+    }
+
+    /// Makes the index anew, which must have been put aside.
+    pub(super) async fn rebuild(&self) -> (Vault, Absorbed) {
+        let (folder, unit) = (self.folder.path().to_owned(), Arc::clone(&self.unit));
+        let keys = self.keys();
+        let config = VaultConfig::default();
+        let made = tokio::task::spawn_blocking(move || Vault::rebuild(&folder, unit, keys, config));
+        made.await.unwrap().unwrap()
     }
 
     /// Flips a byte at the end of the only intake record.
@@ -60,7 +80,7 @@ impl World {
     }
 
     /// The hub's journal for this box.
-    fn hub_journal(&self) -> JournalId {
+    pub(super) fn hub_journal(&self) -> JournalId {
         JournalId {
             author: self.hub.id(),
             stream: self.unit.id(),
@@ -68,7 +88,7 @@ impl World {
     }
 
     /// The hub's receipt for a revision, as the next record of its journal.
-    fn receipt(&self, head: Head, manifest: &SignedManifest) -> Vec<u8> {
+    pub(super) fn receipt(&self, head: Head, manifest: &SignedManifest) -> Vec<u8> {
         let said = manifest.manifest();
         let fact = Fact::Receipt(Receipt {
             study: said.study.clone(),
@@ -118,33 +138,52 @@ pub(crate) fn arrival(study: &str, sop: &str, words: &str) -> Arrival {
     }
 }
 
-fn sop(text: &str) -> SopInstanceUid {
+/// A vault of a new box in a new folder, with a hub that nobody has the key of.
+pub(crate) async fn open_vault(folder: &Path) -> Vault {
+    let config = VaultConfig {
+        reserve_percent: 0,
+        ..VaultConfig::default()
+    };
+    open_vault_with(folder, config).await
+}
+
+pub(crate) async fn open_vault_with(folder: &Path, config: VaultConfig) -> Vault {
+    let folder = folder.to_owned();
+    let opened = tokio::task::spawn_blocking(move || {
+        let keys = Keys::open_or_found(&folder, None).unwrap();
+        keys.set_hub(Some(*StoreKey::generate().public_key()));
+        Vault::open(&folder, Arc::new(NodeKey::generate()), keys, config).unwrap()
+    });
+    opened.await.unwrap()
+}
+
+pub(super) fn sop(text: &str) -> SopInstanceUid {
     SopInstanceUid::parse(text).unwrap()
 }
 
-async fn hold(vault: &Vault, study: &str, sop: &str, words: &str) -> (HeldAs, Vec<u8>) {
+pub(super) async fn hold(vault: &Vault, study: &str, sop: &str, words: &str) -> (HeldAs, Vec<u8>) {
     let arrival = arrival(study, sop, words);
     let file = arrival.file.clone();
     (*vault.hold(arrival).await.unwrap().get(), file)
 }
 
 /// Packs the next batch as `pack` does.
-async fn pack(vault: &Vault, now: Now) -> Revision {
+pub(super) async fn pack(vault: &Vault, now: Now) -> Revision {
     let Due::Batch(batch) = due(vault, now) else {
         panic!("a batch is due");
     };
     adopt(vault, batch).await
 }
 
-fn due(vault: &Vault, now: Now) -> Due {
+pub(super) fn due(vault: &Vault, now: Now) -> Due {
     vault.next_batch(RULE, now, &BTreeSet::new()).unwrap()
 }
 
-async fn adopt(vault: &Vault, batch: Batch) -> Revision {
+pub(super) async fn adopt(vault: &Vault, batch: Batch) -> Revision {
     let files: Vec<Vec<u8>> = batch
         .items
         .iter()
-        .map(|item| vault.intake_file(&item.location).unwrap())
+        .map(|item| vault.intake_file(item).unwrap())
         .collect();
     let named = batch.items.iter().zip(&files);
     let sources: Vec<Source<'_>> = named
@@ -160,13 +199,13 @@ async fn adopt(vault: &Vault, batch: Batch) -> Revision {
     };
     let units = units.into_iter().map(Unit::into_bytes).collect();
     vault
-        .adopt(Packed { batch, units })
+        .adopt(vault.seal_units(batch, units).unwrap())
         .await
         .unwrap()
         .into_inner()
 }
 
-fn segment_paths(folder: &Path, family: &str) -> Vec<PathBuf> {
+pub(crate) fn segment_paths(folder: &Path, family: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("segments")).unwrap();
     entries
         .map(|entry| entry.unwrap())
@@ -175,12 +214,12 @@ fn segment_paths(folder: &Path, family: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn segments_of(folder: &Path, family: &str) -> usize {
+pub(super) fn segments_of(folder: &Path, family: &str) -> usize {
     segment_paths(folder, family).len()
 }
 
 /// Long after everything, so that a study is stable.
-fn later() -> Now {
+pub(super) fn later() -> Now {
     let now = Now::read();
     Now {
         wall_ms: now.wall_ms + 1_000_000,
@@ -376,7 +415,8 @@ async fn without_room_nothing_is_taken_in() {
         ..VaultConfig::default()
     };
     let (folder, unit) = (world.folder.path().to_owned(), Arc::clone(&world.unit));
-    let opened = tokio::task::spawn_blocking(move || Vault::open(&folder, unit, config));
+    let keys = world.keys();
+    let opened = tokio::task::spawn_blocking(move || Vault::open(&folder, unit, keys, config));
     let vault = opened.await.unwrap().unwrap();
     let refused = vault.hold(arrival("1.2", "1.2.1", "one")).await;
     assert!(matches!(refused, Err(HoldError::NoRoom(_))));
@@ -458,7 +498,7 @@ async fn a_damaged_instance_holds_up_its_own_study_only_until_it_comes_again() {
     let Due::Batch(batch) = due(&vault, later()) else {
         panic!("a batch is due");
     };
-    let error = vault.intake_file(&batch.items[0].location).unwrap_err();
+    let error = vault.intake_file(&batch.items[0]).unwrap_err();
     assert!(error.is_loss());
     vault.set_aside(batch.items[0].instance_id).await.unwrap();
 
@@ -492,7 +532,7 @@ async fn an_index_that_lost_its_memory_lets_no_segment_go() {
     let refused = world.try_open().await;
     assert!(matches!(
         refused.err().unwrap(),
-        OpenError::IndexLost { segments: 1 }
+        OpenError::IndexLost { .. }
     ));
     assert_eq!(segments_of(world.folder.path(), "intake"), 1);
 

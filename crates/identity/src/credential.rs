@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::calendar::format_utc;
 use crate::key::{NodeId, NodeKey};
 use crate::root::{FleetId, Root};
-use crate::wire::{DocumentError, FORMAT, Kind};
+use crate::wire::{self, DocumentError, FORMAT, Kind};
 use crate::words::Label;
 
 const KIND: Kind = Kind {
@@ -92,6 +92,11 @@ pub struct Credential {
 impl Credential {
     /// The format version that this program writes.
     pub const FORMAT: u8 = FORMAT;
+
+    /// Refuses one inside another document that a later program wrote.
+    pub(crate) fn check_format(&self) -> Result<(), DocumentError> {
+        wire::check_format(KIND.what, self.format)
+    }
 
     /// Signs it as a file of its own.
     pub fn sign(&self, issuing: &NodeKey) -> Vec<u8> {

@@ -8,6 +8,7 @@ use crate::cose;
 use crate::fleet::FleetDocument;
 use crate::key::{NodeId, NodeKey};
 use crate::root::{FleetId, Root};
+use crate::store_key::{StoreKeyId, StorePublicKey};
 use crate::voucher::{Voucher, VoucherError, VoucherId, VoucherTerms};
 use crate::wire::{self, DocumentError, FORMAT, Kind};
 use crate::words::{ConsentPolicy, Label};
@@ -63,7 +64,7 @@ pub enum EnrolRefusal {
     Used,
 }
 
-/// A box's wish to join: its key, and the proof that it holds a voucher.
+/// A box's wish to join: its keys, and the proof that it holds a voucher.
 ///
 /// A `COSE_Sign` by the box's key and by the voucher's one-time key, domain `chasqui/enrol/1`. The
 /// voucher's secret is not in it, so the same bytes may travel on a stick.
@@ -72,17 +73,24 @@ pub struct EnrolRequest {
     terms: VoucherTerms,
     voucher_root: Root,
     unit: NodeId,
+    store: StorePublicKey,
     made_at_ms: u64,
 }
 
 impl EnrolRequest {
-    /// Makes the signed bytes of a request.
-    pub fn sign(voucher: &Voucher, unit: &NodeKey, made_at_ms: u64) -> Vec<u8> {
+    /// Makes the signed bytes of a request; `store` is to whom things for the box will be sealed.
+    pub fn sign(
+        voucher: &Voucher,
+        unit: &NodeKey,
+        store: &StorePublicKey,
+        made_at_ms: u64,
+    ) -> Vec<u8> {
         let voucher_terms = voucher.signed_terms().to_vec();
         let body = RequestBody {
             format: FORMAT,
             voucher_terms,
             unit: unit.id(),
+            store: *store,
             made_at_ms,
         };
         cose::sign_many(
@@ -95,7 +103,8 @@ impl EnrolRequest {
     /// Reads a request and judges everything but whether the voucher was used before.
     ///
     /// `hub` is who judges and `now_ms` its clock. The caller then binds voucher to unit, once:
-    /// the same unit may come again, any other gets [`EnrolRefusal::Used`].
+    /// the same unit may come again, any other gets [`EnrolRefusal::Used`]. Whoever repeats an old
+    /// request of that unit must not bring an old store key back: the one made last counts.
     pub fn verify(
         bytes: &[u8],
         fleet: &FleetDocument,
@@ -144,6 +153,7 @@ impl EnrolRequest {
             terms,
             voucher_root,
             unit: body.unit,
+            store: body.store,
             made_at_ms: body.made_at_ms,
         })
     }
@@ -167,6 +177,11 @@ impl EnrolRequest {
         &self.unit
     }
 
+    /// The box's store key.
+    pub fn store(&self) -> &StorePublicKey {
+        &self.store
+    }
+
     /// When the box made the request, by the box's clock.
     pub fn made_at_ms(&self) -> u64 {
         self.made_at_ms
@@ -183,6 +198,8 @@ struct RequestBody {
     #[n(2)]
     unit: NodeId,
     #[n(3)]
+    store: StorePublicKey,
+    #[n(4)]
     made_at_ms: u64,
 }
 
@@ -203,6 +220,14 @@ pub enum GrantError {
     /// Given to another box.
     #[error("the grant is for the box {}", .0.short())]
     OtherUnit(NodeId),
+    /// Given for another store key than the box's.
+    #[error("the grant is for store key {granted}, not for {ours}")]
+    OtherStoreKey {
+        /// The store key that the grant names.
+        granted: StoreKeyId,
+        /// The box's store key.
+        ours: StoreKeyId,
+    },
     /// Given for another voucher, or its site or policy is not the voucher's.
     #[error("the grant does not say what the voucher says")]
     NotAsPromised,
@@ -225,14 +250,17 @@ pub struct Grant {
     /// The box.
     #[n(3)]
     pub unit: NodeId,
-    /// The box's site, as the voucher says.
+    /// The box's store key, to which the hub seals what it sends.
     #[n(4)]
+    pub store: StorePublicKey,
+    /// The box's site, as the voucher says.
+    #[n(5)]
     pub site: Label,
     /// The site's consent policy, as the voucher says.
-    #[n(5)]
+    #[n(6)]
     pub consent: ConsentPolicy,
     /// When the hub granted, by the hub's clock.
-    #[n(6)]
+    #[n(7)]
     pub made_at_ms: u64,
 }
 
@@ -245,6 +273,7 @@ impl Grant {
             fleet: terms.fleet,
             voucher: terms.id,
             unit: request.unit,
+            store: request.store,
             site: terms.site.clone(),
             consent: terms.consent,
             made_at_ms,
@@ -266,6 +295,9 @@ impl Grant {
     }
 
     /// Reads a grant as the box does: from the voucher's hub, to this box, as the voucher promised.
+    ///
+    /// Whether it names the box's present store key says [`Grant::check_store`]: membership holds
+    /// without it, for a box that erased its store key is still a box of the fleet.
     pub fn verify_for(bytes: &[u8], voucher: &Voucher, unit: &NodeId) -> Result<Self, GrantError> {
         let terms = voucher.terms();
         let grant = Self::verify(bytes, &terms.hub.key)?;
@@ -280,6 +312,18 @@ impl Grant {
             Ok(grant)
         } else {
             Err(GrantError::NotAsPromised)
+        }
+    }
+
+    /// Checks that the grant names this store key: what the hub seals to another, this box can't open.
+    pub fn check_store(&self, store: &StorePublicKey) -> Result<(), GrantError> {
+        if self.store == *store {
+            Ok(())
+        } else {
+            Err(GrantError::OtherStoreKey {
+                granted: self.store.id(),
+                ours: store.id(),
+            })
         }
     }
 }
@@ -320,14 +364,12 @@ impl EnrolReply {
 
     /// Reads a reply; the grant inside is still to be verified.
     pub fn from_cbor(bytes: &[u8]) -> Result<Self, DocumentError> {
-        let malformed = |reason: String| DocumentError::Malformed {
-            what: "enrolment reply",
-            reason,
-        };
+        const WHAT: &str = "enrolment reply";
+        let malformed = |reason: String| DocumentError::Malformed { what: WHAT, reason };
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(malformed("too long".into()));
         }
-        match minicbor::decode(bytes).map_err(|e| malformed(e.to_string()))? {
+        match wire::decode_bare(WHAT, bytes)? {
             Self::Refused(reason)
                 if reason.len() > REASON_BYTES_MAX || reason.contains(char::is_control) =>
             {

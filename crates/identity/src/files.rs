@@ -63,30 +63,18 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 
 /// Reads a whole file of at most `bytes_max` bytes.
 pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    let file = File::open(path).map_err(io_error("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(bytes_max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io_error("read", path))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(FileError::TooLong {
-            path: path.into(),
-            bytes_max,
-        });
-    }
-    Ok(bytes)
+    read_open(&open(path)?, path, bytes_max)
 }
 
 /// Reads a secret; refuses a file that others than its owner may read or write.
 pub fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let mode = fs::metadata(path)
-        .map_err(io_error("open", path))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
+    // Of the open file: the name may stand for another one a moment later.
+    let file = open(path)?;
+    let metadata = file.metadata().map_err(io_error("open", path))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
         return Err(FileError::NotPrivate(path.into()));
     }
-    read(path, bytes_max).map(Zeroizing::new)
+    read_open(&file, path, bytes_max).map(Zeroizing::new)
 }
 
 /// Makes a directory that only its owner may enter, with its parents; one that is there stays as it is.
@@ -108,6 +96,27 @@ pub fn sync_directory_of(path: &Path) -> Result<(), FileError> {
     File::open(directory)
         .and_then(|d| d.sync_all())
         .map_err(io_error("sync folder", directory))
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    File::open(path).map_err(io_error("open", path))
+}
+
+fn read_open(file: &File, path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    // Room for all of it: a Vec that grows leaves copies of a secret behind.
+    let length = file.metadata().map_err(io_error("read", path))?.len();
+    let room = usize::try_from(length.min(bytes_max) + 1).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(room);
+    file.take(bytes_max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io_error("read", path))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(FileError::TooLong {
+            path: path.into(),
+            bytes_max,
+        });
+    }
+    Ok(bytes)
 }
 
 fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {

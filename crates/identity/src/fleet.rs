@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::credential::{Credential, CredentialFault};
 use crate::key::{NodeId, NodeKey};
 use crate::root::{Anchor, FleetId, Root, RootError};
+use crate::store_key::StorePublicKey;
 use crate::voucher::VoucherId;
 use crate::wire::{DocumentError, FORMAT, Kind};
 use crate::words::{ConsentPolicy, HubAddress, Label};
@@ -96,6 +97,9 @@ pub struct HubEntry {
     /// Its key, which boxes pin.
     #[n(2)]
     pub key: NodeId,
+    /// Its store key, to which boxes seal what they send.
+    #[n(3)]
+    pub store: StorePublicKey,
 }
 
 /// A voucher that was given out.
@@ -218,6 +222,9 @@ impl FleetDocument {
             return Err(FleetError::TooLong(bytes.len()));
         }
         let (signer, body): (_, FleetBody) = KIND.open(bytes)?;
+        body.credentials
+            .iter()
+            .try_for_each(Credential::check_format)?;
         let roots = verify_chain(&body.roots)?;
         let document = Self {
             body,

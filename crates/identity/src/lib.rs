@@ -18,6 +18,7 @@ mod fleet;
 mod key;
 mod root;
 mod sealed_key;
+mod store_key;
 mod voucher;
 mod wire;
 mod words;
@@ -31,6 +32,7 @@ pub use fleet::{
 pub use key::{KeyError, NodeId, NodeIdError, NodeKey};
 pub use root::{Anchor, FleetId, Root, RootBody, RootError};
 pub use sealed_key::{SealedKeyError, load_sealed_key, open_sealed_key, read_passphrase, seal_key};
+pub use store_key::{StoreKeyId, StorePublicKey, StorePublicKeyError};
 pub use voucher::{VOUCHER_BYTES_MAX, Voucher, VoucherError, VoucherId, VoucherTerms};
 pub use wire::DocumentError;
 pub use words::{ConsentPolicy, HubAddress, Label, WordError};

@@ -96,6 +96,7 @@ pub fn open_sealed_key(bytes: &[u8], passphrase: &[u8]) -> Result<NodeKey, Seale
         }
         .into());
     }
+    wire::check_format("sealed key", head.format)?;
     let cipher = head.cipher(passphrase)?;
     let payload = Payload {
         msg: &sealed[..],

@@ -2,7 +2,8 @@
 
 use crate::{
     ConsentPolicy, Credential, FleetBody, FleetDocument, FleetId, HubAddress, HubEntry, Label,
-    NodeId, NodeKey, Revocation, Root, RootBody, Voucher, VoucherEntry, VoucherId, VoucherTerms,
+    NodeId, NodeKey, Revocation, Root, RootBody, StorePublicKey, Voucher, VoucherEntry, VoucherId,
+    VoucherTerms,
 };
 
 /// When everything in a test fleet was made, milliseconds of the Unix epoch.
@@ -69,8 +70,13 @@ impl TestFleet {
         FleetDocument::parse(&signed, &self.root.anchor()).expect("a document made here is right")
     }
 
-    /// Adds a hub.
+    /// Adds a hub with a store key to which nobody holds the secret.
     pub fn add_hub(&mut self, address: &str) -> NodeKey {
+        self.add_hub_with(address, store_key())
+    }
+
+    /// Adds a hub with the public half of its store key.
+    pub fn add_hub_with(&mut self, address: &str, store: StorePublicKey) -> NodeKey {
         let key = NodeKey::generate();
         let name = label("hub");
         let address = HubAddress::parse(address).expect("the test gives an address");
@@ -78,6 +84,7 @@ impl TestFleet {
             name,
             address,
             key: key.id(),
+            store,
         });
         key
     }
@@ -144,6 +151,14 @@ impl TestFleet {
             reason: label("test"),
         });
     }
+}
+
+/// A new store key's public half, for tests that seal nothing: its secret is gone.
+pub fn store_key() -> StorePublicKey {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).expect("the operating system gives randomness");
+    let public = x25519_dalek::x25519(secret, x25519_dalek::X25519_BASEPOINT_BYTES);
+    StorePublicKey::from_bytes(public).expect("a clamped secret's public half is valid")
 }
 
 fn label(text: &str) -> Label {

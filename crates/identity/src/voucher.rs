@@ -1,10 +1,11 @@
 //! The voucher: one file (or QR code) that lets one box join a fleet, once.
 
-use minicbor::{Decode, Encode};
 use std::fmt;
 use std::str::FromStr;
+
+use minicbor::{Decode, Encode};
 use thiserror::Error;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::fleet::HubEntry;
 use crate::key::{NodeId, NodeIdError, NodeKey};
@@ -18,6 +19,9 @@ const KIND: Kind = Kind {
 };
 /// The longest voucher file; a QR code holds 2,953 bytes.
 pub const VOUCHER_BYTES_MAX: usize = 2953;
+
+/// More than a voucher file has besides its terms: heads of CBOR, the format and the seed.
+const FILE_OVERHEAD_BYTES: usize = 64;
 
 /// Names a voucher: the public half of its one-time key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -139,12 +143,15 @@ impl Voucher {
         issuing: &NodeKey,
         one_time: &NodeKey,
     ) -> Zeroizing<Vec<u8>> {
-        let terms = KIND.sign(issuing, terms);
-        Zeroizing::new(wire::encode(&VoucherFile {
+        let file = VoucherFile {
             format: FORMAT,
-            terms,
+            terms: KIND.sign(issuing, terms),
             seed: *one_time.seed(),
-        }))
+        };
+        // Room for all of it: a Vec that grows leaves copies of the secret behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(file.terms.len() + FILE_OVERHEAD_BYTES));
+        minicbor::encode(&file, &mut *bytes).expect("writing to a Vec does not fail");
+        bytes
     }
 
     /// Reads a voucher file and checks everything in it that can be checked without the hub.
@@ -154,16 +161,16 @@ impl Voucher {
         if bytes.len() > VOUCHER_BYTES_MAX {
             return Err(VoucherError::TooLong(bytes.len()));
         }
-        let file: VoucherFile = wire::decode(KIND.what, bytes)?;
+        let mut file: VoucherFile = wire::decode(KIND.what, bytes)?;
         let (terms, root) = VoucherTerms::open(&file.terms)?;
-        let one_time = NodeKey::from_seed(&Zeroizing::new(file.seed));
+        let one_time = NodeKey::from_seed(&file.seed);
         if one_time.id() != *terms.id.key() {
             return Err(VoucherError::WrongSecret);
         }
         Ok(Self {
             terms,
             root,
-            signed_terms: file.terms,
+            signed_terms: std::mem::take(&mut file.terms),
             one_time,
         })
     }
@@ -197,4 +204,10 @@ struct VoucherFile {
     #[n(2)]
     #[cbor(with = "minicbor::bytes")]
     seed: [u8; 32],
+}
+
+impl Drop for VoucherFile {
+    fn drop(&mut self) {
+        self.seed.zeroize();
+    }
 }

@@ -1,4 +1,7 @@
 //! How documents are written and read: deterministic CBOR, the format version first.
+//!
+//! Exactly one encoding of a document is accepted, so that two programs never read one document in
+//! two ways, and nothing travels in it unseen.
 
 use minicbor::{Decode, Encode};
 use thiserror::Error;
@@ -52,7 +55,7 @@ impl Kind {
     }
 
     /// Checks the signature and reads the content; who may sign is for the caller to judge.
-    pub(crate) fn open<T: for<'b> Decode<'b, ()>>(
+    pub(crate) fn open<T: Encode<()> + for<'b> Decode<'b, ()>>(
         &self,
         bytes: &[u8],
     ) -> Result<(NodeId, T), DocumentError> {
@@ -73,31 +76,47 @@ pub(crate) fn encode(body: &impl Encode<()>) -> Vec<u8> {
     minicbor::to_vec(body).expect("writing to a Vec does not fail")
 }
 
-/// Decodes all of `bytes`, refusing a format that this program does not know.
-pub(crate) fn decode<T: for<'b> Decode<'b, ()>>(
+/// Decodes all of `bytes`, refusing a format that this program does not know and every encoding but one.
+pub(crate) fn decode<T: Encode<()> + for<'b> Decode<'b, ()>>(
     what: &'static str,
     bytes: &[u8],
 ) -> Result<T, DocumentError> {
-    let malformed = |e: minicbor::decode::Error| DocumentError::Malformed {
+    let head: Head = read(what, bytes)?;
+    check_format(what, head.format)?;
+    decode_bare(what, bytes)
+}
+
+/// Refuses a format that this program does not know.
+pub(crate) fn check_format(what: &'static str, version: u8) -> Result<(), DocumentError> {
+    if version == FORMAT {
+        Ok(())
+    } else {
+        Err(DocumentError::UnknownVersion { what, version })
+    }
+}
+
+/// As [`decode`], for what carries no format version.
+pub(crate) fn decode_bare<T: Encode<()> + for<'b> Decode<'b, ()>>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, DocumentError> {
+    let body: T = read(what, bytes)?;
+    let mut rest = Compare(bytes);
+    if minicbor::encode(&body, &mut rest).is_ok() && rest.0.is_empty() {
+        Ok(body)
+    } else {
+        Err(DocumentError::Malformed {
+            what,
+            reason: "not in the one deterministic form".into(),
+        })
+    }
+}
+
+fn read<T: for<'b> Decode<'b, ()>>(what: &'static str, bytes: &[u8]) -> Result<T, DocumentError> {
+    minicbor::decode(bytes).map_err(|e| DocumentError::Malformed {
         what,
         reason: e.to_string(),
-    };
-    let head: Head = minicbor::decode(bytes).map_err(malformed)?;
-    if head.format != FORMAT {
-        return Err(DocumentError::UnknownVersion {
-            what,
-            version: head.format,
-        });
-    }
-    let mut decoder = minicbor::Decoder::new(bytes);
-    let body = decoder.decode().map_err(malformed)?;
-    if decoder.position() != bytes.len() {
-        return Err(DocumentError::Malformed {
-            what,
-            reason: "bytes after the end".into(),
-        });
-    }
-    Ok(body)
+    })
 }
 
 /// What all documents begin with.
@@ -105,4 +124,19 @@ pub(crate) fn decode<T: for<'b> Decode<'b, ()>>(
 struct Head {
     #[n(0)]
     format: u8,
+}
+
+/// Takes from bytes what is written, if it is the same; leaves no copy of a secret behind.
+struct Compare<'a>(&'a [u8]);
+
+/// Says that something else was written.
+struct Different;
+
+impl minicbor::encode::Write for Compare<'_> {
+    type Error = Different;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Different> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(Different)?;
+        Ok(())
+    }
 }

@@ -38,7 +38,7 @@ impl Label {
         let text = text.trim();
         let unprintable = |c: char| {
             c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+                || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         };
         if text.is_empty() || text.len() > LABEL_BYTES_MAX || text.contains(unprintable) {
             return Err(WordError::Label);
@@ -71,8 +71,9 @@ impl HubAddress {
                         .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
             }
         };
-        let port_is_fine = port.bytes().all(|b| b.is_ascii_digit())
-            && port.parse::<u16>().is_ok_and(|port| port != 0);
+        // One way to write it: no sign, no zero before it.
+        let port_is_fine =
+            port.starts_with(|c: char| ('1'..='9').contains(&c)) && port.parse::<u16>().is_ok();
         if host_is_fine && port_is_fine {
             Ok(Self(text.into()))
         } else {
@@ -183,6 +184,7 @@ mod tests {
             "a\u{1b}[2Jb",
             "two\nlines",
             "abc\u{202e}cba",
+            "abc\u{61c}cba",
             &"x".repeat(201),
         ] {
             assert_eq!(Label::parse(text), Err(WordError::Label), "{text:?}");
@@ -209,6 +211,8 @@ mod tests {
             "::1:4433",
             "a b:1",
             "hub:+1",
+            "hub:01",
+            "hub:1x",
             "[x]:1",
         ] {
             assert_eq!(HubAddress::parse(text), Err(WordError::Address), "{text}");

@@ -170,8 +170,8 @@ impl Chain {
     }
 }
 
-/// Checks that `bytes` are the record after `head` in journal `id`, signed by its author.
-pub fn verify_next(id: &JournalId, head: &Head, bytes: &[u8]) -> Result<Signed, ChainFault> {
+/// Reads a record that its author has signed, wherever it stands in its journal.
+pub fn read_record(bytes: &[u8]) -> Result<Record, ChainFault> {
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(ChainFault::TooLong(bytes.len()));
     }
@@ -186,7 +186,22 @@ pub fn verify_next(id: &JournalId, head: &Head, bytes: &[u8]) -> Result<Signed, 
             "it is not in deterministic encoding".to_owned(),
         ));
     }
-    if record.journal() != *id || verified.signer != id.author {
+    if verified.signer != record.author {
+        return Err(ChainFault::WrongJournal);
+    }
+    Ok(record)
+}
+
+/// Reads a record that its author has signed, with the head of its journal after it, wherever it
+/// stands there.
+pub fn read_signed(bytes: &[u8]) -> Result<Signed, ChainFault> {
+    Ok(signed(read_record(bytes)?, bytes.to_vec()))
+}
+
+/// Checks that `bytes` are the record after `head` in journal `id`, signed by its author.
+pub fn verify_next(id: &JournalId, head: &Head, bytes: &[u8]) -> Result<Signed, ChainFault> {
+    let record = read_record(bytes)?;
+    if record.journal() != *id {
         return Err(ChainFault::WrongJournal);
     }
     let expected = head.seq.saturating_add(1);

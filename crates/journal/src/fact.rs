@@ -8,6 +8,9 @@ use thiserror::Error;
 /// The longest text in a fact, in bytes.
 pub const TEXT_BYTES_MAX: usize = 200;
 
+/// The most critical a finding can be.
+pub const CRITICAL_MAX: u8 = 3;
+
 /// Says that a record's body is not the fact that its kind announces.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FactError {
@@ -25,6 +28,9 @@ pub enum FactError {
         /// The record's kind.
         kind: u16,
     },
+    /// A report says that it is more critical than anything can be.
+    #[error("a report is critical to degree {0}, the highest is {max}", max = CRITICAL_MAX)]
+    TooCritical(u8),
 }
 
 /// A program took up its journal (kind 1).
@@ -163,16 +169,49 @@ pub struct ReceiptRefused {
     pub reason: String,
 }
 
+/// What kind of report a record carries, as the signed report in it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ReportStatus {
+    /// More is to come.
+    #[n(1)]
+    Preliminary,
+    /// The radiologist has finished.
+    #[n(2)]
+    Final,
+    /// It adds to a final report.
+    #[n(3)]
+    Addendum,
+}
+
 /// A report for a study of this stream's unit (kind 10).
+///
+/// Status and criticality stand in clear, as the hub's word, so that a locked box can still sound
+/// the alarm; the signed report has the last word.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Report {
     /// The study.
     #[n(0)]
     pub study: StudyUid,
-    /// The report, signed by a radiologist's own key.
+    /// BLAKE3 of the signed report, by which [`ReportReceived`] answers.
     #[n(1)]
+    pub report: Digest,
+    /// Which kind of report it is.
+    #[n(2)]
+    pub status: ReportStatus,
+    /// How critical its finding is: 0 not at all, to [`CRITICAL_MAX`].
+    #[n(3)]
+    pub critical: u8,
+    /// The report, signed by a radiologist's own key, sealed to the unit's store key under the
+    /// domain of [`report_domain`].
+    #[n(4)]
     #[cbor(with = "minicbor::bytes")]
-    pub signed: Vec<u8>,
+    pub sealed: Vec<u8>,
+}
+
+/// The domain that a signed report is sealed under, at the hub and on its way to a unit.
+pub fn report_domain(study: &StudyUid) -> String {
+    format!("report/{}", study.as_str())
 }
 
 /// A newer fleet document is in force at the author (kind 11).
@@ -195,6 +234,92 @@ pub struct TokenIssued {
     /// Until when, milliseconds of the Unix epoch.
     #[n(2)]
     pub not_after_ms: u64,
+}
+
+/// A person holds a study: it is neither let go nor erased, or may be again (kind 13).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LegalHold {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// Held from now on, or not any more.
+    #[n(1)]
+    pub held: bool,
+    /// Initials of who says so.
+    #[n(2)]
+    pub by: String,
+}
+
+/// The box has dropped the keys of a study and let its bytes go, on a person's word (kind 14).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Erased {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// The root over what was erased.
+    #[n(1)]
+    pub root: StudyRoot,
+    /// How many instances that root speaks of.
+    #[n(2)]
+    pub instances: u32,
+    /// Initials of who says so.
+    #[n(3)]
+    pub by: String,
+}
+
+/// Something that the box holds was found damaged, or is whole again (kind 15).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Damaged {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// How many records are damaged now; 0: the study is whole again.
+    #[n(1)]
+    pub records: u32,
+}
+
+/// The box asks the hub for chunks back that it has let rot (kind 16).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ChunksWanted {
+    /// BLAKE3 of the signed manifest that names them.
+    #[n(0)]
+    pub manifest: Digest,
+    /// Their numbers in it, ascending; none: no more are wanted.
+    #[n(1)]
+    pub chunks: Vec<u32>,
+}
+
+/// How two copies of one journal are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Divergence {
+    /// Its author has less of it than somebody else: a disk was set back.
+    #[n(1)]
+    SetBack,
+    /// Two records have one number: a disk was set back or cloned, and both copies were written to.
+    #[n(2)]
+    Forked,
+}
+
+/// A journal that is held here and the same one elsewhere contradict each other: a disk was set
+/// back or cloned, or a key is used twice (kind 17).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Diverged {
+    /// Whose journal it is.
+    #[n(0)]
+    pub author: NodeId,
+    /// Its stream.
+    #[n(1)]
+    pub stream: NodeId,
+    /// The last record of it here.
+    #[n(2)]
+    pub ours: u64,
+    /// The last record of it there.
+    #[n(3)]
+    pub theirs: u64,
+    /// How they are apart.
+    #[n(4)]
+    pub kind: Divergence,
 }
 
 /// What a record states.
@@ -224,6 +349,16 @@ pub enum Fact {
     FleetApplied(FleetApplied),
     /// Kind 12.
     TokenIssued(TokenIssued),
+    /// Kind 13.
+    LegalHold(LegalHold),
+    /// Kind 14.
+    Erased(Erased),
+    /// Kind 15.
+    Damaged(Damaged),
+    /// Kind 16.
+    ChunksWanted(ChunksWanted),
+    /// Kind 17.
+    Diverged(Diverged),
     /// A kind of a later version: kept and passed on.
     Unknown {
         /// The record's kind.
@@ -249,6 +384,11 @@ impl Fact {
             Self::Report(_) => 10,
             Self::FleetApplied(_) => 11,
             Self::TokenIssued(_) => 12,
+            Self::LegalHold(_) => 13,
+            Self::Erased(_) => 14,
+            Self::Damaged(_) => 15,
+            Self::ChunksWanted(_) => 16,
+            Self::Diverged(_) => 17,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -268,6 +408,11 @@ impl Fact {
             Self::Report(f) => encode(f),
             Self::FleetApplied(f) => encode(f),
             Self::TokenIssued(f) => encode(f),
+            Self::LegalHold(f) => encode(f),
+            Self::Erased(f) => encode(f),
+            Self::Damaged(f) => encode(f),
+            Self::ChunksWanted(f) => encode(f),
+            Self::Diverged(f) => encode(f),
             Self::Unknown { body, .. } => body.clone(),
         }
     }
@@ -287,6 +432,11 @@ impl Fact {
             10 => Self::Report(decode(kind, body)?),
             11 => Self::FleetApplied(decode(kind, body)?),
             12 => Self::TokenIssued(decode(kind, body)?),
+            13 => Self::LegalHold(decode(kind, body)?),
+            14 => Self::Erased(decode(kind, body)?),
+            15 => Self::Damaged(decode(kind, body)?),
+            16 => Self::ChunksWanted(decode(kind, body)?),
+            17 => Self::Diverged(decode(kind, body)?),
             _ => Self::Unknown {
                 kind,
                 body: body.to_vec(),
@@ -294,6 +444,11 @@ impl Fact {
         };
         if fact.text().is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
             return Err(FactError::TextTooLong { kind });
+        }
+        if let Self::Report(Report { critical, .. }) = &fact
+            && *critical > CRITICAL_MAX
+        {
+            return Err(FactError::TooCritical(*critical));
         }
         Ok(fact)
     }
@@ -305,6 +460,8 @@ impl Fact {
             Self::Consent(f) => f.by.as_deref(),
             Self::ReceiptRefused(f) => Some(&f.reason),
             Self::TokenIssued(f) => Some(&f.role),
+            Self::LegalHold(f) => Some(&f.by),
+            Self::Erased(f) => Some(&f.by),
             Self::Offered(_)
             | Self::PrioritySet(_)
             | Self::Released(_)
@@ -313,6 +470,9 @@ impl Fact {
             | Self::Receipt(_)
             | Self::Report(_)
             | Self::FleetApplied(_)
+            | Self::Damaged(_)
+            | Self::ChunksWanted(_)
+            | Self::Diverged(_)
             | Self::Unknown { .. } => None,
         }
     }

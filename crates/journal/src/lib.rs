@@ -28,10 +28,14 @@ mod fact;
 mod manifest;
 mod record;
 
-pub use chain::{AppendError, Chain, ChainFault, Head, Signed, verify_next};
+pub use chain::{
+    AppendError, Chain, ChainFault, Head, Signed, read_record, read_signed, verify_next,
+};
 pub use fact::{
-    Consent, ConsentBasis, Enrolled, Fact, FactError, FleetApplied, Offered, Opened, PrioritySet,
-    Receipt, ReceiptRefused, Released, Report, ReportReceived, TEXT_BYTES_MAX, TokenIssued,
+    CRITICAL_MAX, ChunksWanted, Consent, ConsentBasis, Damaged, Diverged, Divergence, Enrolled,
+    Erased, Fact, FactError, FleetApplied, LegalHold, Offered, Opened, PrioritySet, Receipt,
+    ReceiptRefused, Released, Report, ReportReceived, ReportStatus, TEXT_BYTES_MAX, TokenIssued,
+    report_domain,
 };
 pub use identity::{NodeId, NodeKey};
 pub use manifest::{ManifestFault, SignedManifest};

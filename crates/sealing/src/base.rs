@@ -5,10 +5,10 @@ use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::rand_core::{CryptoRng, UnwrapErr};
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use identity::{StoreKeyId, StorePublicKey};
 use thiserror::Error;
 
-use crate::id::StoreKeyId;
-use crate::store_key::{StoreKey, StorePublicKey};
+use crate::store_key::StoreKey;
 
 /// The encapsulated key and the tag.
 pub(crate) const BASE_OVERHEAD_BYTES: usize = ENCAPSULATED_BYTES + 16;
@@ -90,15 +90,6 @@ pub(crate) fn public_of(secret_bytes: &[u8; 32]) -> [u8; 32] {
     X25519HkdfSha256::sk_to_pk(&secret(secret_bytes))
         .to_bytes()
         .into()
-}
-
-/// Whether an agreement with this point is secret: not when the point is of small order.
-pub(crate) fn contributes(point: &[u8; 32]) -> bool {
-    // Any clamped scalar takes a point of small order to zero, and no other point.
-    let any = secret(&[1; 32]);
-    <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(point)
-        .and_then(|encapsulated| X25519HkdfSha256::decap(&any, None, &encapsulated))
-        .is_ok()
 }
 
 fn secret(bytes: &[u8; 32]) -> <X25519HkdfSha256 as Kem>::PrivateKey {

@@ -1,4 +1,4 @@
-//! The key of one study revision, and the bodies that it seals.
+//! The key of one study, and the bodies that it seals.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ pub enum OpenError {
     Altered,
 }
 
-/// 32 random bytes that seal the bodies of one study revision; wiped when dropped and never printed.
+/// 32 random bytes that seal the bodies of one study; wiped when dropped and never printed.
 pub struct DataKey {
     // On the heap, so that a move leaves no copy behind.
     secret: Box<Zeroizing<[u8; 32]>>,

@@ -1,8 +1,10 @@
 //! Small texts sealed to a store key: patient data in a column, a record's body.
 
+use identity::{StoreKeyId, StorePublicKey};
+
 use crate::base::{self, BASE_OVERHEAD_BYTES, UnsealError};
-use crate::id::{ID_BYTES, StoreKeyId};
-use crate::store_key::{StoreKey, StorePublicKey};
+use crate::id::ID_BYTES;
+use crate::store_key::StoreKey;
 
 /// How many bytes a sealed document has more than the text.
 pub const DOCUMENT_OVERHEAD_BYTES: usize = 1 + ID_BYTES + BASE_OVERHEAD_BYTES;

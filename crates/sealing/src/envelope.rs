@@ -1,51 +1,51 @@
 //! A data key as it is kept and as it travels: sealed to the box, and to the hub.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use minicbor::{Decode, Encode};
+use identity::{StoreKeyId, StorePublicKey};
+use minicbor::{Decode, Decoder, Encode};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::base::{self, BASE_OVERHEAD_BYTES, UnsealError};
 use crate::data_key::DataKey;
-use crate::id::{KeyId, StoreKeyId};
-use crate::store_key::{StoreKey, StorePublicKey};
+use crate::id::KeyId;
+use crate::store_key::StoreKey;
 
-/// How many data keys one list may name.
-pub const ENVELOPES_MAX: usize = 64;
-/// The longest list, in bytes.
-pub const ENVELOPES_BYTES_MAX: usize = 16 << 10;
+/// How long [`KeyEnvelopes`] are at most, in bytes.
+pub const KEY_ENVELOPES_BYTES_MAX: usize = 195;
+/// How long a [`KeyEnvelope`] is, in bytes.
+pub const KEY_ENVELOPE_BYTES: usize = 103;
 
 const VERSION: u8 = 1;
 const PURPOSE: &str = "chasqui/data-key/1";
 const SEALED_BYTES: usize = BASE_OVERHEAD_BYTES + 32;
 
-/// Says why bytes are not a list of envelopes.
+/// Says why bytes are not a data key's envelopes.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EnvelopeError {
     /// The bytes are something else, or the same written in another way.
-    #[error("the envelopes cannot be read: {0}")]
+    #[error("the data key's envelope cannot be read: {0}")]
     Malformed(String),
     /// Written by a later program.
-    #[error("the envelopes have format {0}, this program knows format 1")]
+    #[error("the data key's envelope has format {0}, this program knows format 1")]
     UnknownVersion(u8),
-    /// More bytes or keys than are allowed.
-    #[error("the envelopes are over their limits: {0}")]
-    OverLimit(&'static str),
-    /// Two entries for one key.
-    #[error("data key {0} is named twice")]
-    Twice(KeyId),
+    /// Longer than any.
+    #[error("the data key's envelope has {bytes} bytes, {bytes_max} are allowed")]
+    TooLong {
+        /// How many there are.
+        bytes: usize,
+        /// How many there may be.
+        bytes_max: usize,
+    },
 }
 
 /// A data key sealed to one store key, for one study.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Envelope {
     #[n(0)]
-    version: u8,
-    #[n(1)]
     recipient: StoreKeyId,
-    #[n(2)]
+    #[n(1)]
     #[cbor(with = "minicbor::bytes")]
     sealed: [u8; SEALED_BYTES],
 }
@@ -61,9 +61,6 @@ impl Envelope {
 
     /// Opens the envelope of the data key `id` of a study.
     pub fn open(&self, id: KeyId, study: &str, key: &StoreKey) -> Result<DataKey, UnsealError> {
-        if self.version != VERSION {
-            return Err(UnsealError::UnknownVersion(self.version));
-        }
         let ours = key.public_key().id();
         if self.recipient != ours {
             return Err(UnsealError::OtherRecipient {
@@ -95,7 +92,6 @@ impl Envelope {
         let info = info(study, key.id());
         let sealed = base::seal(recipient, &info, &[], key.expose(), randomness);
         Self {
-            version: VERSION,
             recipient: recipient.id(),
             sealed: sealed[..].try_into().expect("a key of 32 bytes was sealed"),
         }
@@ -108,17 +104,14 @@ impl fmt::Debug for Envelope {
     }
 }
 
-/// The envelopes of one data key.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+/// All envelopes of one data key, as the box keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyEnvelopes {
     /// Which data key it is.
-    #[n(0)]
     pub key: KeyId,
     /// For the box that took the study in.
-    #[n(1)]
     pub to_box: Envelope,
     /// For the hub; none while the box knows no hub.
-    #[n(2)]
     pub to_hub: Option<Envelope>,
 }
 
@@ -140,101 +133,116 @@ impl KeyEnvelopes {
         }
     }
 
+    /// The same with this envelope for the hub, in the place of an earlier one.
+    #[must_use]
+    pub fn with_hub(&self, to_hub: Envelope) -> Self {
+        Self {
+            to_hub: Some(to_hub),
+            ..self.clone()
+        }
+    }
+
     /// The envelope for one recipient.
     pub fn to(&self, recipient: StoreKeyId) -> Option<&Envelope> {
         std::iter::once(&self.to_box)
             .chain(&self.to_hub)
             .find(|envelope| envelope.recipient == recipient)
     }
-}
 
-/// The envelopes of all data keys that a revision's chunks need; at most [`ENVELOPES_MAX`] keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelopes(Vec<KeyEnvelopes>);
-
-impl Envelopes {
-    /// Makes a list, each key once.
-    pub fn new(keys: Vec<KeyEnvelopes>) -> Result<Self, EnvelopeError> {
-        if keys.len() > ENVELOPES_MAX {
-            return Err(EnvelopeError::OverLimit("keys"));
-        }
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = keys.iter().find(|entry| !seen.insert(entry.key)) {
-            return Err(EnvelopeError::Twice(twice.key));
-        }
-        Ok(Self(keys))
+    /// What travels to the hub with the study.
+    pub fn for_hub(&self) -> Option<KeyEnvelope> {
+        self.to_hub.clone().map(|envelope| KeyEnvelope {
+            key: self.key,
+            envelope,
+        })
     }
 
-    /// The data keys, in the order of the list.
-    pub fn keys(&self) -> &[KeyEnvelopes] {
-        &self.0
-    }
-
-    /// Encodes the list as deterministic CBOR (RFC 8949 4.2), for a manifest or a row.
+    /// Encodes them as deterministic CBOR (RFC 8949 4.2), for a row or a record.
     pub fn to_cbor(&self) -> Vec<u8> {
-        let wire = WireRef {
-            version: VERSION,
-            keys: &self.0,
-        };
-        minicbor::to_vec(wire).expect("writing to a Vec does not fail")
+        encode((VERSION, self.key, &self.to_box, &self.to_hub))
     }
 
-    /// Decodes a list and checks its limits.
+    /// Reads what [`KeyEnvelopes::to_cbor`] wrote, and nothing else.
     pub fn from_cbor(bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        if bytes.len() > ENVELOPES_BYTES_MAX {
-            return Err(EnvelopeError::OverLimit("bytes"));
-        }
-        let head: Head = decode(bytes)?;
-        known(head.version)?;
-        let wire: Wire = decode(bytes)?;
-        for envelope in wire
-            .keys
-            .iter()
-            .flat_map(|entry| std::iter::once(&entry.to_box).chain(&entry.to_hub))
-        {
-            known(envelope.version)?;
-        }
-        let envelopes = Self::new(wire.keys)?;
-        if envelopes.to_cbor() == bytes {
-            Ok(envelopes)
-        } else {
-            Err(EnvelopeError::Malformed(
-                "not in the one deterministic form".into(),
-            ))
-        }
+        check_head(bytes, KEY_ENVELOPES_BYTES_MAX)?;
+        let (_, key, to_box, to_hub): (u8, _, _, _) = decode(bytes)?;
+        let envelopes = Self {
+            key,
+            to_box,
+            to_hub,
+        };
+        only_form(bytes, &envelopes.to_cbor())?;
+        Ok(envelopes)
     }
 }
 
-#[derive(Encode)]
-struct WireRef<'a> {
-    #[n(0)]
-    version: u8,
-    #[n(1)]
-    keys: &'a [KeyEnvelopes],
+/// The envelope of one data key for one recipient, as it travels with a study.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyEnvelope {
+    /// Which data key it is.
+    pub key: KeyId,
+    /// The key, sealed.
+    pub envelope: Envelope,
 }
 
-#[derive(Decode)]
-struct Wire {
-    #[n(1)]
-    keys: Vec<KeyEnvelopes>,
+impl KeyEnvelope {
+    /// Opens the data key of a study.
+    pub fn open(&self, study: &str, key: &StoreKey) -> Result<DataKey, UnsealError> {
+        self.envelope.open(self.key, study, key)
+    }
+
+    /// Encodes it as deterministic CBOR (RFC 8949 4.2), for a manifest.
+    pub fn to_cbor(&self) -> Vec<u8> {
+        encode((VERSION, self.key, &self.envelope))
+    }
+
+    /// Reads what [`KeyEnvelope::to_cbor`] wrote, and nothing else.
+    pub fn from_cbor(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        check_head(bytes, KEY_ENVELOPE_BYTES)?;
+        let (_, key, envelope): (u8, _, _) = decode(bytes)?;
+        let envelope = Self { key, envelope };
+        only_form(bytes, &envelope.to_cbor())?;
+        Ok(envelope)
+    }
 }
 
-#[derive(Decode)]
-struct Head {
-    #[n(0)]
-    version: u8,
+fn encode(parts: impl Encode<()>) -> Vec<u8> {
+    minicbor::to_vec(parts).expect("writing to a Vec does not fail")
 }
 
 fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Result<T, EnvelopeError> {
-    minicbor::decode(bytes).map_err(|e| EnvelopeError::Malformed(e.to_string()))
+    minicbor::decode(bytes).map_err(malformed)
 }
 
-fn known(version: u8) -> Result<(), EnvelopeError> {
-    if version == VERSION {
+/// The version comes first: a later format is named as such, whatever its length.
+fn check_head(bytes: &[u8], bytes_max: usize) -> Result<(), EnvelopeError> {
+    let mut decoder = Decoder::new(bytes);
+    decoder.array().map_err(malformed)?;
+    let version = decoder.u8().map_err(malformed)?;
+    if version != VERSION {
+        return Err(EnvelopeError::UnknownVersion(version));
+    }
+    if bytes.len() > bytes_max {
+        return Err(EnvelopeError::TooLong {
+            bytes: bytes.len(),
+            bytes_max,
+        });
+    }
+    Ok(())
+}
+
+fn only_form(bytes: &[u8], again: &[u8]) -> Result<(), EnvelopeError> {
+    if bytes == again {
         Ok(())
     } else {
-        Err(EnvelopeError::UnknownVersion(version))
+        Err(EnvelopeError::Malformed(
+            "not in the one deterministic form".into(),
+        ))
     }
+}
+
+fn malformed(error: minicbor::decode::Error) -> EnvelopeError {
+    EnvelopeError::Malformed(error.to_string())
 }
 
 /// Unambiguous whatever the study's text: the purpose and the id have fixed lengths.

@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use identity::StorePublicKey;
 use identity::files::{self, FileError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::store_key::{StoreKey, StorePublicKey, unhex};
+use crate::store_key::StoreKey;
 use crate::wrapped::{Lock, UnwrapError, WRAPPED_TAG, WrappedStoreKey};
 
 /// What stands before the digits in a plain file.
@@ -167,6 +168,11 @@ fn plain_key(keys: &[u8]) -> Result<StoreKey, KeyFileError> {
     } else {
         Err(KeyFileError::Damaged)
     }
+}
+
+/// Reads exactly 64 hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    blake3::Hash::from_hex(text).ok().map(|h| *h.as_bytes())
 }
 
 pub(crate) fn wrapped_bytes(wrapped: &WrappedStoreKey) -> Vec<u8> {

@@ -2,15 +2,17 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
+use identity::{StoreKeyId, StorePublicKey};
 use thiserror::Error;
 
 use crate::base::UnsealError;
-use crate::data_key::{DataKey, OpenError};
+use crate::data_key::DataKey;
 use crate::document;
-use crate::envelope::KeyEnvelopes;
-use crate::id::{KeyId, StoreKeyId};
-use crate::store_key::{StoreKey, StorePublicKey};
+use crate::envelope::{Envelope, KeyEnvelopes};
+use crate::id::KeyId;
+use crate::store_key::StoreKey;
 
 /// How many data keys of each sort, made here and opened, are held at once.
 pub const HELD_KEYS_MAX: usize = 1024;
@@ -38,21 +40,21 @@ pub enum KeyringError {
     /// The envelope or the document does not open.
     #[error(transparent)]
     Unseal(#[from] UnsealError),
-    /// The body does not open.
-    #[error(transparent)]
-    Open(#[from] OpenError),
 }
 
 /// The store key, if unlocked, and the data keys in use.
 ///
 /// Whether a vault is locked, and why, its owner decides. A locked keyring still makes data keys and
-/// seals; it opens only what was sealed with keys that it has in hand. Data keys are never lost by
+/// gives out those that it has in hand; it opens no envelope. Data keys are never lost by
 /// leaving it: their envelopes stay, so the oldest goes when there are [`HELD_KEYS_MAX`].
+///
+/// A data key that was handed out lives until its last user lets go of it, and is wiped then: who
+/// locks or forgets ends its users first, or lets them finish the body that they have in hand.
 pub struct Keyring {
     public: StorePublicKey,
     store: Option<StoreKey>,
-    made: VecDeque<DataKey>,
-    opened: VecDeque<DataKey>,
+    made: VecDeque<Arc<DataKey>>,
+    opened: VecDeque<Arc<DataKey>>,
 }
 
 impl Keyring {
@@ -87,13 +89,13 @@ impl Keyring {
         Ok(())
     }
 
-    /// Wipes every secret: for a lid that opened, tampering, theft.
+    /// Drops every secret: for a lid that opened, tampering, theft.
     pub fn lock(&mut self) {
         self.lock_idle();
         self.made.clear();
     }
 
-    /// Wipes the store key and what it opened, but not the keys made here: for an idle vault that
+    /// Drops the store key and what it opened, but not the keys made here: for an idle vault that
     /// goes on taking in and packing, as after a boot.
     pub fn lock_idle(&mut self) {
         self.store = None;
@@ -116,11 +118,15 @@ impl Keyring {
     ///
     /// # Panics
     /// When the operating system has no randomness to give.
-    pub fn make(&mut self, study: &str, hub: Option<&StorePublicKey>) -> KeyEnvelopes {
-        let key = DataKey::generate();
+    pub fn make(
+        &mut self,
+        study: &str,
+        hub: Option<&StorePublicKey>,
+    ) -> (KeyEnvelopes, Arc<DataKey>) {
+        let key = Arc::new(DataKey::generate());
         let envelopes = KeyEnvelopes::seal(&key, study, &self.public, hub);
-        hold(&mut self.made, key);
-        envelopes
+        hold(&mut self.made, Arc::clone(&key));
+        (envelopes, key)
     }
 
     /// Opens a data key of a study and holds it; one that is in hand already needs no store key.
@@ -133,22 +139,25 @@ impl Keyring {
             .to(self.public.id())
             .ok_or(KeyringError::NotForUs(envelopes.key))?;
         let key = envelope.open(envelopes.key, study, store)?;
-        hold(&mut self.opened, key);
+        hold(&mut self.opened, Arc::new(key));
         Ok(())
     }
 
-    /// Seals a data key in hand to a hub that was not known when it was made.
+    /// Seals a data key to a hub that was not known when the key was made, or that has a new store key.
+    ///
+    /// Envelopes that are sealed to this hub already come back as they are, and need no key in hand.
     pub fn add_hub(
         &self,
         study: &str,
         envelopes: &KeyEnvelopes,
         hub: &StorePublicKey,
     ) -> Result<KeyEnvelopes, KeyringError> {
+        let is_sealed = |to_hub: &Envelope| to_hub.recipient() == hub.id();
+        if envelopes.to_hub.as_ref().is_some_and(is_sealed) {
+            return Ok(envelopes.clone());
+        }
         let key = self.find(envelopes.key)?;
-        Ok(KeyEnvelopes {
-            to_hub: Some(crate::Envelope::seal(key, study, hub)),
-            ..envelopes.clone()
-        })
+        Ok(envelopes.with_hub(Envelope::seal(key, study, hub)))
     }
 
     /// Whether a data key is in hand.
@@ -156,20 +165,15 @@ impl Keyring {
         self.find(key).is_ok()
     }
 
-    /// Wipes a data key: it is not needed any more, or its study is erased.
+    /// The data key itself, with which bodies are sealed and opened while others use the keyring.
+    pub fn data_key(&self, key: KeyId) -> Result<Arc<DataKey>, KeyringError> {
+        self.find(key).map(Arc::clone)
+    }
+
+    /// Drops a data key: it is not needed any more, or its study is erased.
     pub fn forget(&mut self, key: KeyId) {
         self.made.retain(|held| held.id() != key);
         self.opened.retain(|held| held.id() != key);
-    }
-
-    /// Seals a body with a data key in hand.
-    pub fn seal(&self, key: KeyId, body: &[u8]) -> Result<Vec<u8>, KeyringError> {
-        Ok(self.find(key)?.seal(body))
-    }
-
-    /// Opens a body with the data key that it names.
-    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, KeyringError> {
-        Ok(self.find(KeyId::of_sealed(sealed)?)?.open(sealed)?)
     }
 
     /// Seals a text to this keyring's store key, locked or not; see [`crate::seal_to`].
@@ -183,7 +187,7 @@ impl Keyring {
         Ok(document::open_with(store, domain, sealed)?)
     }
 
-    fn find(&self, key: KeyId) -> Result<&DataKey, KeyringError> {
+    fn find(&self, key: KeyId) -> Result<&Arc<DataKey>, KeyringError> {
         self.made
             .iter()
             .chain(&self.opened)
@@ -208,7 +212,7 @@ impl fmt::Debug for Keyring {
     }
 }
 
-fn hold(keys: &mut VecDeque<DataKey>, key: DataKey) {
+fn hold(keys: &mut VecDeque<Arc<DataKey>>, key: Arc<DataKey>) {
     if keys.len() == HELD_KEYS_MAX {
         keys.pop_front();
     }

@@ -7,7 +7,7 @@
 //! # Keys
 //!
 //! A *store key* is an X25519 key pair of a box or a hub. A *data key* is 32 random bytes that seal the
-//! bodies of one study revision; it is kept only in *envelopes*, each sealed to one store key.
+//! bodies of one study; it is kept only in *envelopes*, each sealed to one store key.
 //!
 //! Ids are names, safe to publish: the first 8 bytes of BLAKE3 in key derivation mode, in text 16
 //! hexadecimal digits.
@@ -40,19 +40,22 @@
 //!
 //! # Envelopes
 //!
-//! Deterministic CBOR, at most 16 KiB and 64 entries; any other way to write the same is refused.
+//! Deterministic CBOR; any other way to write the same is refused. A box keeps `key-envelopes`, at most
+//! [`KEY_ENVELOPES_BYTES_MAX`] = 195 bytes; with the study, signed, travels the hub's `key-envelope`,
+//! [`KEY_ENVELOPE_BYTES`] = 103 bytes.
 //!
 //! ```text
-//! envelopes = [1, [* entry]]
-//! entry     = [bstr .size 8   ; id of the data key, each once
-//!             , envelope      ; to the box that took the study in
-//!             , envelope / null]  ; to the hub; null while no hub is known
-//! envelope  = [1, bstr .size 8    ; id of the recipient's store key
-//!             , bstr .size 80]    ; HPKE(info, empty, data key)
-//! info      = "chasqui/data-key/1" 0x00 study-instance-uid 0x00 data-key-id
+//! key-envelopes = [1, bstr .size 8      ; id of the data key
+//!                 , envelope            ; to the box that took the study in
+//!                 , envelope / null]    ; to the hub; null while no hub is known
+//! key-envelope  = [1, bstr .size 8      ; id of the data key
+//!                 , envelope]
+//! envelope      = [bstr .size 8         ; id of the recipient's store key
+//!                 , bstr .size 80]      ; HPKE(info, empty, data key)
+//! info          = "chasqui/data-key/1" 0x00 study-instance-uid 0x00 data-key-id
 //! ```
 //!
-//! The key that comes out must have the id that the entry says.
+//! The key that comes out must have the id that stands beside its envelope.
 //!
 //! # A sealed document
 //!
@@ -110,12 +113,13 @@ pub use base::UnsealError;
 pub use data_key::{DataKey, OVERHEAD_BYTES, OpenError};
 pub use document::{DOCUMENT_OVERHEAD_BYTES, open_with, seal_to};
 pub use envelope::{
-    ENVELOPES_BYTES_MAX, ENVELOPES_MAX, Envelope, EnvelopeError, Envelopes, KeyEnvelopes,
+    Envelope, EnvelopeError, KEY_ENVELOPE_BYTES, KEY_ENVELOPES_BYTES_MAX, KeyEnvelope, KeyEnvelopes,
 };
-pub use id::{KeyId, StoreKeyId};
+pub use id::KeyId;
+pub use identity::{StoreKeyId, StorePublicKey, StorePublicKeyError};
 pub use key_file::{KeyFile, KeyFileError, change_pin, remove_pin, set_pin};
 pub use keyring::{HELD_KEYS_MAX, Keyring, KeyringError};
-pub use store_key::{StoreKey, StorePublicKey, StorePublicKeyError};
+pub use store_key::StoreKey;
 pub use wrapped::{Lock, Pin, PinError, Share, UnwrapError, WrappedStoreKey};
 
 #[cfg(test)]

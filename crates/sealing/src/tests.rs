@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use hpke::rand_core::{TryCryptoRng, TryRng};
 
-use crate::store_key::unhex;
+use crate::key_file::unhex;
 use crate::wrapped::{Chance, Cost};
 use crate::*;
 use crate::{base, document, key_file};
@@ -90,11 +90,14 @@ fn public_keys_are_those_of_rfc_7748() {
 // documentation. They must open for ever.
 const GOLDEN_BODY: &str = "0117461068dc8b265c0404040404040404040404040404040404040404040404040e8c9370f25f1c\
      42786765f2620b68fac356b45c0331";
-const GOLDEN_ENVELOPES: &str = "820181834817461068dc8b265c830148747b0481b64818855850402802aae25501861e6da002ef9f\
-     3e105b9296c3e3c90c92e600ec9a0ff52657ede9274843c9a203bd5685f3004291a31194b30eceae\
-     b11d590b94620f33592a64c45e65720353ed75d51231bc4066d3830148f46d64e7baca68cf585022\
-     bb6024bca0c34dc89f26e9adbe8f8152ba85d8348c70585fa273f0c1a01c6f986aaf6e50109c6820\
-     90787e175295d2ab5bfb177ee41718be71563851b31df63c56d41b4a0e20a0e8b6c39be1047a05";
+const GOLDEN_ENVELOPES: &str = "84014817461068dc8b265c8248747b0481b64818855850402802aae25501861e6da002ef9f3e105b\
+     9296c3e3c90c92e600ec9a0ff52657ede9274843c9a203bd5685f3004291a31194b30eceaeb11d59\
+     0b94620f33592a64c45e65720353ed75d51231bc4066d38248f46d64e7baca68cf585022bb6024bc\
+     a0c34dc89f26e9adbe8f8152ba85d8348c70585fa273f0c1a01c6f986aaf6e50109c682090787e17\
+     5295d2ab5bfb177ee41718be71563851b31df63c56d41b4a0e20a0e8b6c39be1047a05";
+const GOLDEN_FOR_HUB: &str = "83014817461068dc8b265c8248f46d64e7baca68cf585022bb6024bca0c34dc89f26e9adbe8f8152\
+     ba85d8348c70585fa273f0c1a01c6f986aaf6e50109c682090787e175295d2ab5bfb177ee41718be\
+     71563851b31df63c56d41b4a0e20a0e8b6c39be1047a05";
 const GOLDEN_DOCUMENT: &str = "01747b0481b64818855fd47633b5e43fca7bad1bfbe424feacb175d9d4d4a30f166dbd30636f0b44\
      6b41b31ee901368ca2a9533cded667684e7f1764c6ce9e";
 const GOLDEN_WRAPPED: &str = "636861737175692d777261707065642d73746f72652d6b65792d310a82855820a4e09292b651c278\
@@ -134,18 +137,24 @@ fn golden_envelopes_are_written_and_open() {
     let sealed_to = |key: &StoreKey, ephemeral| {
         Envelope::seal_by(&data, STUDY, key.public_key(), &mut Chosen([ephemeral; 32]))
     };
-    let envelopes = Envelopes::new(vec![KeyEnvelopes {
+    let envelopes = KeyEnvelopes {
         key: data.id(),
         to_box: sealed_to(&to_box, 5),
         to_hub: Some(sealed_to(&hub, 6)),
-    }])
-    .unwrap();
-    assert_eq!(hex(&envelopes.to_cbor()), GOLDEN_ENVELOPES);
-    for key in [&to_box, &hub] {
-        let envelope = envelopes.keys()[0].to(key.public_key().id()).unwrap();
-        let opened = envelope.open(data.id(), STUDY, key).unwrap();
-        assert_eq!(opened.expose(), &[3; 32]);
-    }
+    };
+    let bytes = envelopes.to_cbor();
+    assert_eq!(hex(&bytes), GOLDEN_ENVELOPES);
+    assert_eq!(bytes.len(), KEY_ENVELOPES_BYTES_MAX);
+    assert_eq!(KeyEnvelopes::from_cbor(&bytes).as_ref(), Ok(&envelopes));
+    let opened = envelopes.to_box.open(data.id(), STUDY, &to_box).unwrap();
+    assert_eq!(opened.expose(), &[3; 32]);
+
+    let for_hub = envelopes.for_hub().unwrap();
+    let bytes = for_hub.to_cbor();
+    assert_eq!(hex(&bytes), GOLDEN_FOR_HUB);
+    assert_eq!(bytes.len(), KEY_ENVELOPE_BYTES);
+    assert_eq!(KeyEnvelope::from_cbor(&bytes).as_ref(), Ok(&for_hub));
+    assert_eq!(for_hub.open(STUDY, &hub).unwrap().expose(), &[3; 32]);
 }
 
 // Base mode lets anybody seal: one who knows the id of a key may seal another key under it.

@@ -5,11 +5,12 @@ use std::fmt;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use identity::StorePublicKey;
 use minicbor::{Decode, Encode};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::store_key::{StoreKey, StorePublicKey};
+use crate::store_key::StoreKey;
 
 /// The first line of a wrapped key file.
 pub(crate) const WRAPPED_TAG: &[u8] = b"chasqui-wrapped-store-key-1\n";

@@ -36,7 +36,8 @@ impl SegmentName {
         self.0.rsplit_once('-').map_or("", |(family, _)| family)
     }
 
-    pub(crate) fn number(&self) -> u32 {
+    /// The number in it: numbers count up over all families of a folder.
+    pub fn number(&self) -> u32 {
         self.0
             .rsplit_once('-')
             .and_then(|(_, number)| number.parse().ok())

@@ -44,7 +44,7 @@ pub(crate) enum Look {
     Whole(Head),
     /// The header is whole and says how long the record is; the body is not the one that was stored.
     BadBody {
-        bytes: u64,
+        head: Head,
         damage: Damage,
     },
     /// The header is whole, the body is not all there.
@@ -100,7 +100,8 @@ impl Segments {
                     recovered.found.push(found);
                     at + bytes
                 }
-                Look::BadBody { bytes, .. } => {
+                Look::BadBody { head, .. } => {
+                    let bytes = head.head_bytes + head.body_bytes;
                     recovered.damaged.push(at..at + bytes);
                     at + bytes
                 }
@@ -152,14 +153,13 @@ pub(crate) fn look(
     else {
         return Ok(Look::TornBody);
     };
-    let bytes = next - at;
-    let bad = |damage| Look::BadBody { bytes, damage };
-    Ok(match digest_of(file, body..next) {
-        Ok(digest) if digest == head.digest => Look::Whole(head),
-        Ok(_) => bad(Damage::Body),
-        Err(_) if skip => bad(Damage::Unreadable),
+    let damage = match digest_of(file, body..next) {
+        Ok(digest) if digest == head.digest => return Ok(Look::Whole(head)),
+        Ok(_) => Damage::Body,
+        Err(_) if skip => Damage::Unreadable,
         Err(error) => return Err(error),
-    })
+    };
+    Ok(Look::BadBody { head, damage })
 }
 
 fn digest_of(file: &dyn DiskFile, mut range: Range<u64>) -> io::Result<Digest> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::disk::DiskFile;
 use crate::error::{Damage, StoreError};
 use crate::name::{Location, SegmentName};
+use crate::record::Head;
 use crate::recovery::{Found, Look, Unreadable, header_behind, look};
 use crate::segments::Segments;
 
@@ -21,6 +22,8 @@ pub enum Scanned {
         range: Range<u64>,
         /// What is wrong at the first of them.
         damage: Damage,
+        /// What the header says, if that is whole and only the body is not the one that was stored.
+        header: Option<Box<Found>>,
     },
 }
 
@@ -57,19 +60,15 @@ impl Scan {
     fn step(&self) -> io::Result<Scanned> {
         let (file, at, end) = (self.file.as_ref(), self.at, self.end);
         let (until, damage) = match look(file, at, end, Unreadable::Skipped)? {
-            Look::Whole(head) => {
-                let location = Location {
-                    segment: self.segment.clone(),
-                    offset: at,
-                    bytes: head.head_bytes + head.body_bytes,
-                };
-                return Ok(Scanned::Whole(Found {
-                    location,
-                    header: head.header,
-                    digest: head.digest,
-                }));
+            Look::Whole(head) => return Ok(Scanned::Whole(self.found(head))),
+            Look::BadBody { head, damage } => {
+                let found = self.found(head);
+                return Ok(Scanned::Damaged {
+                    range: at..at + found.location.bytes,
+                    damage,
+                    header: Some(Box::new(found)),
+                });
             }
-            Look::BadBody { bytes, damage } => (at + bytes, damage),
             // A record inside a record's body is none: not looked for.
             Look::TornBody => (end, Damage::Short),
             Look::NoHeader(damage) => {
@@ -80,7 +79,20 @@ impl Scan {
         Ok(Scanned::Damaged {
             range: at..until,
             damage,
+            header: None,
         })
+    }
+
+    fn found(&self, head: Head) -> Found {
+        Found {
+            location: Location {
+                segment: self.segment.clone(),
+                offset: self.at,
+                bytes: head.head_bytes + head.body_bytes,
+            },
+            header: head.header,
+            digest: head.digest,
+        }
     }
 }
 

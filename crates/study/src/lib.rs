@@ -18,7 +18,7 @@ mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
 pub use digest::{Digest, DigestError, InstanceDigest, StudyRoot};
-pub use manifest::{ChunkRef, Group, MANIFEST_GROUPS_MAX, Manifest, ManifestError};
+pub use manifest::{ChunkRef, Group, GroupForm, MANIFEST_GROUPS_MAX, Manifest, ManifestError};
 pub use priority::{Priority, PriorityError};
 pub use redacted::Redacted;
 pub use uid::{SeriesUid, SopClassUid, SopInstanceUid, StudyUid, TransferSyntaxUid, UidError};

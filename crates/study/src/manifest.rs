@@ -26,6 +26,9 @@ pub enum ManifestError {
     /// More groups or chunks than are allowed, or a chunk of a size that is not allowed.
     #[error("the manifest is over its limits: {0}")]
     OverLimit(&'static str),
+    /// A group in file form that does not hold exactly one instance.
+    #[error("a group that is one file says that it holds {0} instances")]
+    NotOneFile(u32),
 }
 
 /// One chunk: its digest (which is its name) and its size.
@@ -39,10 +42,23 @@ pub struct ChunkRef {
     pub bytes: u32,
 }
 
-/// The chunks of one codec group, which decodes without any other group.
+/// What the chunks of a group are once they are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum GroupForm {
+    /// Units of the codec, in sending order.
+    #[n(0)]
+    Codec,
+    /// Pieces of one PS3.10 file: joined in order they are the file, without the codec. A locked
+    /// box sends so what was not packed before its data key left memory.
+    #[n(1)]
+    File,
+}
+
+/// The chunks of one group, which is read without any other group.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Group {
-    /// The chunks, in sending order; each is one unit of the codec.
+    /// The chunks, in sending order; each is one piece, sealed with the revision's data key.
     #[n(0)]
     pub chunks: Vec<ChunkRef>,
     /// How many instances the group holds.
@@ -51,6 +67,19 @@ pub struct Group {
     /// The bytes of those instances as files, before the codec.
     #[n(2)]
     pub bytes_original: u64,
+    /// What the opened chunks are.
+    #[n(3)]
+    pub form: GroupForm,
+}
+
+impl Group {
+    /// Whether its form allows as many instances as it says.
+    const fn holds_what_fits(&self) -> bool {
+        match self.form {
+            GroupForm::Codec => true,
+            GroupForm::File => self.instances == 1,
+        }
+    }
 }
 
 /// What one revision of a study adds, and what the whole study is after it.
@@ -89,7 +118,8 @@ pub struct Manifest {
     /// What this revision adds.
     #[n(9)]
     pub groups: Vec<Group>,
-    /// The data key's envelopes; none while chunks are stored plain.
+    /// The data key of all chunks of this revision, sealed to the hub (`sealing::KeyEnvelope`); none
+    /// when it adds no chunk.
     #[n(10)]
     #[cbor(with = "minicbor::bytes")]
     pub envelope: Option<Vec<u8>>,
@@ -122,6 +152,13 @@ impl Manifest {
             .any(|c| c.bytes == 0 || c.bytes > CHUNK_BYTES_MAX)
         {
             return Err(ManifestError::OverLimit("chunk size"));
+        }
+        if let Some(group) = manifest
+            .groups
+            .iter()
+            .find(|group| !group.holds_what_fits())
+        {
+            return Err(ManifestError::NotOneFile(group.instances));
         }
         Ok(manifest)
     }
@@ -161,6 +198,7 @@ mod tests {
                 }],
                 instances: 1,
                 bytes_original: 10,
+                form: GroupForm::Codec,
             }],
             envelope: None,
         }
@@ -187,5 +225,56 @@ mod tests {
             Manifest::from_cbor(&huge.to_cbor()),
             Err(ManifestError::OverLimit("chunk size"))
         );
+    }
+
+    #[test]
+    fn a_group_that_is_one_file_goes_there_and_back_and_holds_one_instance() {
+        let mut one = manifest();
+        one.groups[0].form = GroupForm::File;
+        assert_eq!(Manifest::from_cbor(&one.to_cbor()), Ok(one.clone()));
+        for instances in [0, 2, u32::MAX] {
+            one.groups[0].instances = instances;
+            let refused = Manifest::from_cbor(&one.to_cbor());
+            assert_eq!(refused, Err(ManifestError::NotOneFile(instances)));
+        }
+    }
+
+    #[test]
+    fn a_form_of_a_later_version_and_a_group_without_one_are_refused() {
+        let bytes = manifest().to_cbor();
+        // The manifest ends in its group: one chunk, one instance, 10 original bytes, the form.
+        let (form, group) = (bytes.len() - 1, bytes.len() - 41);
+        assert_eq!((bytes[form], bytes[group]), (0, 0x84), "{bytes:02x?}");
+        let mut later = bytes.clone();
+        later[form] = 2;
+        let mut without = bytes[..form].to_vec();
+        without[group] = 0x83;
+        for bytes in [later, without] {
+            let refused = Manifest::from_cbor(&bytes);
+            assert!(
+                matches!(refused, Err(ManifestError::Malformed(_))),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_cut_or_changed_are_refused_or_read_within_the_limits() {
+        let mut sealed = manifest();
+        sealed.groups[0].form = GroupForm::File;
+        sealed.envelope = Some(vec![7; 103]);
+        let bytes = sealed.to_cbor();
+        for at in 0..bytes.len() {
+            let cut = Manifest::from_cbor(&bytes[..at]);
+            // The envelope comes last and may be missing, but not half.
+            assert!(cut.is_err(), "{at}: {cut:?}");
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                if let Ok(read) = Manifest::from_cbor(&changed) {
+                    assert!(read.groups.iter().all(Group::holds_what_fits));
+                }
+            }
+        }
     }
 }

@@ -28,8 +28,8 @@ pub enum PeerFault {
     /// A manifest that is not signed by the peer, or not signed at all.
     #[error("the peer offered a manifest that is not accepted")]
     Manifest(#[source] ManifestFault),
-    /// A manifest that another key signed.
-    #[error("the peer offered a manifest that another key signed")]
+    /// A manifest that neither end of the connection signed.
+    #[error("the peer offered a manifest that a third key signed")]
     ForeignManifest,
     /// An offer that does not have the digest that the item was opened with.
     #[error("the peer offered another manifest than it named for item {0}")]
@@ -104,6 +104,9 @@ pub enum PeerFault {
         #[source]
         fault: ChainFault,
     },
+    /// A contradiction that contradicts nothing that was said here.
+    #[error("the peer contradicts journal {} / {} without a reason", .0.author.short(), .0.stream.short())]
+    FalseContradiction(JournalId),
     /// More unacknowledged records or fleet documents than are allowed.
     #[error("the peer does not wait for its {0} to be acknowledged")]
     Impatient(&'static str),

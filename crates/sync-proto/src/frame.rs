@@ -36,6 +36,9 @@ pub struct JournalHeld {
     /// The highest sequence number held durably; 0 for none.
     #[n(1)]
     pub seq: u64,
+    /// The checkpoint: BLAKE3 of the signed record of that number; none for none.
+    #[n(2)]
+    pub digest: Option<Digest>,
 }
 
 /// How far one chunk has come.
@@ -296,6 +299,17 @@ pub enum Frame {
         #[n(0)]
         item: u32,
     },
+    /// Answers a journal in [`Frame::Hello`] with the evidence that it was forked: the record that
+    /// is held here under the number of its checkpoint is another one.
+    #[n(18)]
+    Contradiction {
+        /// The journal.
+        #[n(0)]
+        journal: JournalId,
+        /// The signed record.
+        #[n(1)]
+        record: ByteVec,
+    },
 }
 
 /// Says why bytes are not a frame.
@@ -364,6 +378,7 @@ impl Frame {
             Self::Damaged { .. } => "damaged",
             Self::Refused { .. } => "refused",
             Self::Withdrawn { .. } => "withdrawn",
+            Self::Contradiction { .. } => "contradiction",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What goes into a session and comes out of it, frames apart.
 
-use journal::{ClockQuality, Head, JournalId, NodeId, Signed, SignedManifest};
+use journal::{ClockQuality, Divergence, Head, JournalId, NodeId, Signed, SignedManifest};
 use study::{Digest, Priority};
 use thiserror::Error;
 
@@ -72,7 +72,7 @@ pub enum Begun {
 /// A manifest to send.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// The manifest, signed by this node.
+    /// The manifest, signed by this node, or by the peer: then its own chunks are given back to it.
     pub manifest: SignedManifest,
     /// Its class.
     pub class: Priority,
@@ -130,8 +130,8 @@ pub enum CommandError {
     /// The signed manifest is longer than [`crate::MANIFEST_BYTES_MAX`].
     #[error("the manifest is too long for the link")]
     TooLong,
-    /// Another node signed the manifest.
-    #[error("the manifest was not signed by this node")]
+    /// A third node signed the manifest.
+    #[error("the manifest was signed neither by this node nor by the peer")]
     NotOurs,
     /// [`crate::QUEUE_MAX`] manifests are waiting.
     #[error("too many manifests are waiting")]
@@ -189,7 +189,8 @@ pub enum Output {
         /// The item.
         item: u32,
     },
-    /// Store a peer's manifest durably if it is new; its signature is checked and is the peer's.
+    /// Store a manifest durably if it is new; its signature is checked and is the peer's, or our
+    /// own: then the peer gives back what was ours.
     /// Answer: [`Stored::Manifest`], [`Stored::Complete`] or [`Stored::Refused`].
     StoreManifest {
         /// The peer's item.
@@ -230,7 +231,7 @@ pub enum Output {
         /// These are the chunk's last bytes.
         last: bool,
     },
-    /// Load records to send: from `from_seq` on, in order, as many as fit in `bytes_max` (the
+    /// Load records, to send or to compare: from `from_seq` on, in order, as many as fit in `bytes_max` (the
     /// first one in any case). Answer: [`Loaded::Records`].
     LoadRecords {
         /// The journal.
@@ -430,15 +431,18 @@ pub enum Event {
         /// The last one's number.
         seq: u64,
     },
-    /// The author of a journal has less of it than the other side: a disk was set back or cloned.
-    /// The journal is not exchanged in this session.
+    /// The peer's copy of a journal is not the beginning or the continuation of ours: a disk was set
+    /// back or cloned. The journal is not exchanged in this session. Of one that was first said to
+    /// be set back this may come again, as forked.
     Diverged {
         /// The journal.
         journal: JournalId,
-        /// What is held here.
+        /// The last record held here.
         ours: u64,
-        /// What the peer says it holds.
+        /// The last record that the peer says it holds.
         theirs: u64,
+        /// How they are apart.
+        kind: Divergence,
     },
     /// The peer took the fleet document that was sent.
     FleetHeld {

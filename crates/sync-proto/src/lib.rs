@@ -29,7 +29,7 @@
 //!
 //! | no. | frame | elements after the number |
 //! |---|---|---|
-//! | 0 | Hello | protocol (1), software text, fleet version, wall ms, clock (0 unknown, 1 kept, 2 synchronised), `[[journal, seq], ..]` at most 256, each journal once |
+//! | 0 | Hello | protocol (1), software text, fleet version, wall ms, clock (0 unknown, 1 kept, 2 synchronised), `[[journal, seq, digest], ..]` at most 256, each journal once; `[journal, 0]` for none of it |
 //! | 1 | Bye | code (0 done, 1 peer fault, 2 trouble), text |
 //! | 2 | Fleet | version, document bytes (1 to 262,144) |
 //! | 3 | FleetHeld | version |
@@ -47,12 +47,13 @@
 //! | 15 | Damaged | item, chunk |
 //! | 16 | Refused | item, code (1 no room, 2 not wanted, 3 not supported, 4 trouble), text |
 //! | 17 | Withdrawn | item |
+//! | 18 | Contradiction | journal, record bytes |
 //!
 //! ## Greeting and goodbye
 //! Hello is the first frame of each side on the control lane and comes once; any other frame there
 //! before it is a fault. It is not waited for: items and their data go at once. It lists each
-//! journal that its sender exchanges with this peer, with the highest record held durably (0:
-//! none). Bye is a side's last frame; what comes after it on any lane is ignored.
+//! journal that its sender exchanges with this peer, with its checkpoint: the number of the last
+//! record held durably and the digest (BLAKE3) of its signed bytes. Bye is a side's last frame; what comes after it on any lane is ignored.
 //!
 //! ## Records
 //! A side sends a journal's records only if the peer's Hello lists that journal, from the number
@@ -60,8 +61,22 @@
 //! checks that each continues the journal as it holds it (`journal::verify_next`), stores them and
 //! then answers RecordsHeld. A side leaves at most 4 Records frames unacknowledged; a fifth that
 //! finds 4 not yet stored is a fault. Records that arrived meanwhile by another road are skipped.
-//! When a journal's author has less of it than the other side, a disk was set back or cloned: both
-//! sides tell their rooms, and the journal is not sent in this session.
+//!
+//! ## Checkpoints
+//! A record commits to all records before it, so that two copies of a journal agree up to a number
+//! when their records of that number do. Each side compares the peer's checkpoint with its own
+//! record of that number, if it has one:
+//!
+//! - Its record is another one: the journal is **forked**. The side answers **Contradiction** with
+//!   its record, unless both checkpoints have the same number, so that the peer sees it as well.
+//!   The receiver checks the author's signature, and that the number is that of its own checkpoint
+//!   and the record is not; anything else is a fault, so that nobody is accused without evidence.
+//! - The author of the journal has less of it than the other side: it was **set back**. Both sides
+//!   see this by the numbers.
+//!
+//! Either way a disk was set back or cloned, or a key is used twice: both sides tell their rooms,
+//! and neither sends or takes records of that journal in this session. All else goes on. No records
+//! of a journal are sent before its comparison is done.
 //!
 //! ## Fleet document
 //! A side whose version is greater than the peer's sends the document, one at a time. The receiver
@@ -78,8 +93,9 @@
 //! - **Resume** opens an item that may be known over there. If the peer is known to have stored
 //!   the manifest, chunks of which no byte ever left may follow at once; all others wait.
 //!
-//! The receiver verifies the manifest's signature, which must be the connected peer's, stores it,
-//! and answers with exactly one of
+//! The receiver verifies the manifest's signature, which must be that of one end of the connection:
+//! the peer's, or its own, when the peer gives back what the receiver has lost. It stores the
+//! manifest and answers with exactly one of
 //!
 //! - **Have**: the manifest is durable, and these chunks are whole, those in part (`0 < upto <`
 //!   size, ascending, none of them among the whole). The sender goes on from there, to the byte.

@@ -4,7 +4,7 @@
 
 use journal::{ClockQuality, Head, JournalId, NodeId, NodeKey};
 use proptest::prelude::*;
-use study::{Digest, Priority};
+use study::{Digest, GroupForm, Priority};
 use sync_proto::{
     ByeCode, Config, Frame, Holding, JournalHeld, Lane, Loaded, Millis, Output, Partial, Progress,
     RefusalCode, Session, Stored,
@@ -45,6 +45,14 @@ fn partials() -> impl Strategy<Value = Vec<Partial>> {
     })
 }
 
+fn held(journal: JournalId, seq: u64) -> JournalHeld {
+    JournalHeld {
+        journal,
+        seq,
+        digest: (seq > 0).then(|| Digest::of(&seq.to_be_bytes())),
+    }
+}
+
 /// Frames with small numbers, so that they hit each other's state.
 fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![1 => of_the_session(), 3 => of_a_sender(), 3 => of_a_receiver()]
@@ -60,7 +68,7 @@ fn of_the_session() -> impl Strategy<Value = Frame> {
             clock: ClockQuality::Unknown,
             journals: heads
                 .into_iter()
-                .map(|(journal, seq)| JournalHeld { journal, seq })
+                .map(|(journal, seq)| held(journal, seq))
                 .collect(),
         }),
         (any::<u64>(), bytes()).prop_map(|(version, b)| Frame::Fleet {
@@ -68,6 +76,10 @@ fn of_the_session() -> impl Strategy<Value = Frame> {
             document: b.into()
         }),
         any::<u64>().prop_map(|version| Frame::FleetHeld { version }),
+        (journal(), bytes()).prop_map(|(journal, b)| Frame::Contradiction {
+            journal,
+            record: b.into()
+        }),
         (
             journal(),
             any::<u64>(),
@@ -259,6 +271,7 @@ mod fixtures {
             chunks: chunks.collect(),
             instances: 1,
             bytes_original: 1,
+            form: GroupForm::Codec,
         };
         let manifest = Manifest {
             version: 1,
@@ -356,7 +369,7 @@ proptest! {
                 fleet_version: 2,
                 wall_ms: 0,
                 clock: ClockQuality::Kept,
-                journals: vec![JournalHeld { journal: JournalId::own(node(1)), seq: 1 }],
+                journals: vec![held(JournalId::own(node(1)), 1)],
             };
             session.handle_frame(Millis(0), hello).unwrap();
         }

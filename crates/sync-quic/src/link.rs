@@ -42,6 +42,7 @@ struct Line {
     connection: quinn::Connection,
     peer: NodeId,
     dialled: bool,
+    took_over: bool,
     /// Dropped with the line; the peer's next one waits for that.
     #[expect(dead_code, reason = "held for its drop")]
     turn: Option<watch::Sender<()>>,
@@ -53,6 +54,7 @@ impl Link {
             connection,
             peer,
             dialled: true,
+            took_over: false,
             turn: None,
         }))
     }
@@ -61,11 +63,13 @@ impl Link {
         connection: quinn::Connection,
         peer: NodeId,
         turn: watch::Sender<()>,
+        took_over: bool,
     ) -> Self {
         Self(Arc::new(Line {
             connection,
             peer,
             dialled: false,
+            took_over,
             turn: Some(turn),
         }))
     }
@@ -81,6 +85,12 @@ impl Link {
     /// The peer's key, which it has proved to hold.
     pub fn peer(&self) -> NodeId {
         self.0.peer
+    }
+
+    /// Whether the peer had another link when it made this one, which was closed for it. Now and
+    /// then this is a peer that lost its link; again and again it is two machines with one key.
+    pub fn took_over(&self) -> bool {
+        self.0.took_over
     }
 
     /// Where the peer is; changes when it moves to another uplink.

@@ -225,7 +225,7 @@ impl Door {
             close::close(&older.connection, Code::Replaced, reason);
         }
         Ok(Admitted::Session {
-            link: Link::answered(connection.clone(), peer, turn),
+            link: Link::answered(connection.clone(), peer, turn, older.is_some()),
             older,
         })
     }

@@ -109,7 +109,8 @@ pub trait Shelf: Send + Sync + 'static {
     /// Loads the fleet document that is held, and its version.
     fn load_fleet(&self) -> impl Future<Output = Result<(u64, Vec<u8>), ShelfError>> + Send;
 
-    /// Stores a manifest whose signature is checked and is the peer's.
+    /// Stores a manifest whose signature is checked and is the peer's, or this node's own: then the
+    /// peer gives back what this node has lost.
     fn store_manifest(
         &self,
         manifest: SignedManifest,

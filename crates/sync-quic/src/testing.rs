@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use identity::NodeKey;
 use journal::{JournalId, Signed, SignedManifest};
-use study::{ChunkRef, Digest, Group, Manifest, Priority, StudyRoot, StudyUid};
+use study::{ChunkRef, Digest, Group, GroupForm, Manifest, Priority, StudyRoot, StudyUid};
 use sync_proto::{CommandError, Event, Holding, Partial};
 use tokio::sync::mpsc;
 
@@ -89,6 +89,7 @@ impl MemoryShelf {
                     chunks,
                     instances: 1,
                     bytes_original: bytes,
+                    form: GroupForm::Codec,
                 }],
                 envelope: None,
             },

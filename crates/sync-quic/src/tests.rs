@@ -400,9 +400,13 @@ async fn a_newer_connection_of_a_unit_takes_over() {
     let session = || world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
     let hub_session = || world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
     let older = Side::fresh(world.dial().await, session());
-    let older_hub = Side::fresh(within(world.accept()).await, hub_session());
+    let older_hub_link = within(world.accept()).await;
+    assert!(!older_hub_link.took_over());
+    let older_hub = Side::fresh(older_hub_link, hub_session());
     let mut newer = Side::fresh(world.dial().await, session());
-    let _newer_hub = Side::fresh(within(world.accept()).await, hub_session());
+    let newer_hub_link = within(world.accept()).await;
+    assert!(newer_hub_link.took_over());
+    let _newer_hub = Side::fresh(newer_hub_link, hub_session());
     assert_eq!(older.ended().await.why, End::Replaced);
     assert_eq!(older_hub.ended().await.why, End::Closed);
     newer

@@ -2,27 +2,30 @@
 //!
 //! In: instances that `inbox` has decoded; questions about studies. Out: files, lists.
 //! Invariant: an instance is given out only when its bytes are those of its digests; other bytes
-//! under a known UID are kept beside the first, never instead of them.
+//! under a known UID are kept beside the first, never instead of them; on disk it is sealed.
 //! May not: open sockets, judge manifests, say that custody has passed.
 
+pub(crate) mod group;
 pub(crate) mod index;
 mod summary;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use codec::{DecodeError, Decoder, Limits};
+use codec::{DecodeError, Limits};
+use sealing::StoreKey;
 use store::rusqlite::{self, Connection, params};
-use store::{Location, Readers, RecordKind, Segments, StoreError};
+use store::{Location, Readers, RecordKind, Segments};
 use study::part10::Part10;
 use study::{InstanceDigest, SopInstanceUid, StudyUid};
 use thiserror::Error;
 
-use crate::db::{self, ManifestId};
+use crate::db;
+use group::{ChunkFault, GroupKey, LoadError, OpenGroup};
 #[cfg(test)]
 pub(crate) use summary::ReportState;
 pub(crate) use summary::{Custody, Detail, Figures, RevisionState, Summary, list, show};
 
-/// One codec unit: a chunk as it crossed.
+/// A chunk as it crossed: sealed.
 pub(crate) const PACKED_UNIT: RecordKind = RecordKind(2);
 
 /// Why something cannot be given.
@@ -47,12 +50,15 @@ pub(crate) enum ArchiveError {
     /// What is on disk is damaged; it is not given out.
     #[error("what is stored is damaged")]
     Damaged(#[from] DecodeError),
+    /// A chunk on disk is not what it was, or was not sealed as its manifest says.
+    #[error("what is stored cannot be read")]
+    Chunk(#[from] ChunkFault),
+    /// The group's data key is not to be had.
+    #[error("what is stored cannot be opened")]
+    Group(#[from] LoadError),
     /// What is on disk is whole, and is not the instance that was taken in.
     #[error("what is stored is not instance {0} as it was taken in")]
     OtherBytes(SopInstanceUid),
-    /// A segment cannot be read.
-    #[error("the archive cannot be read")]
-    Store(#[from] StoreError),
     /// The index cannot be read.
     #[error("the archive's index cannot be read")]
     Index(#[from] rusqlite::Error),
@@ -67,23 +73,28 @@ pub(crate) struct File {
     pub copies: usize,
 }
 
-/// A group of chunks that decodes by itself.
-type GroupKey = (ManifestId, u32);
-
 /// The room.
 pub(crate) struct Archive {
     readers: Arc<Readers>,
     segments: Arc<Segments>,
+    store_key: Arc<StoreKey>,
     limits: Limits,
-    /// The group that was read last: whoever reads one instance mostly reads its neighbour next.
-    recent: Mutex<Option<(GroupKey, Decoder)>>,
+    /// The group that was read last, with its data key: whoever reads one instance mostly reads
+    /// its neighbour next.
+    recent: Mutex<Option<(GroupKey, OpenGroup)>>,
 }
 
 impl Archive {
-    pub(crate) fn new(readers: Arc<Readers>, segments: Arc<Segments>, limits: Limits) -> Self {
+    pub(crate) fn new(
+        readers: Arc<Readers>,
+        segments: Arc<Segments>,
+        store_key: Arc<StoreKey>,
+        limits: Limits,
+    ) -> Self {
         Self {
             readers,
             segments,
+            store_key,
             limits,
             recent: Mutex::default(),
         }
@@ -129,36 +140,34 @@ impl Archive {
         Ok(File { bytes, copies })
     }
 
-    /// Decodes one file of a group, reading only the chunks that it needs.
-    fn unpack(&self, group: GroupKey, file: usize) -> Result<Vec<u8>, ArchiveError> {
+    /// Gives one file of a group, reading only the chunks that it needs.
+    fn unpack(&self, key: GroupKey, file: usize) -> Result<Vec<u8>, ArchiveError> {
         let recent = self
             .recent
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let mut decoder = match recent {
-            Some((key, decoder)) if key == group => decoder,
-            Some(_) | None => Decoder::new(self.limits),
+        let mut group = match recent {
+            Some((recent, group)) if recent == key => group,
+            Some(_) | None => self
+                .readers
+                .with(|sql| OpenGroup::load(sql, key, &self.store_key, &self.limits))?
+                .ok_or(DecodeError::NoSuchFile(file))?,
         };
-        let chunks = self.readers.with(|sql| chunks(sql, group))?;
-        if decoder.files().is_none() {
-            for location in chunks.iter().map_while(Option::as_ref) {
-                decoder.push(self.segments.read(location)?.body())?;
-                if decoder.files().is_some() {
-                    break;
-                }
+        let chunks = self.readers.with(|sql| chunks(sql, key))?;
+        for (place, location) in chunks.iter().map_while(Option::as_ref).enumerate() {
+            if group.files().is_some() {
+                break;
+            }
+            group.take(place, location, &self.segments)?;
+        }
+        for place in group.places_of(file) {
+            if let Some(Some(location)) = chunks.get(place) {
+                group.take(place, location, &self.segments)?;
             }
         }
-        if !decoder.ready(file) {
-            for number in decoder.units_of(file).unwrap_or_default() {
-                let place = usize::try_from(number).ok().and_then(|n| chunks.get(n));
-                if let Some(Some(location)) = place {
-                    decoder.push(self.segments.read(location)?.body())?;
-                }
-            }
-        }
-        let bytes = decoder.file(file)?;
-        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some((group, decoder));
+        let bytes = group.file(file)?;
+        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, group));
         Ok(bytes)
     }
 }

@@ -11,7 +11,8 @@ use report::{Case, Draft};
 use serde_json::Value;
 use study::{SopInstanceUid, StudyRoot, StudyUid};
 
-use super::{DataArgs, Failure, GetArgs, ReportFileArgs, TokenArgs, open_failure, print};
+use super::{DataArgs, Failure, GetArgs, ReportFileArgs, TokenArgs};
+use super::{configuration, open_failure, print};
 use crate::config::Config;
 use crate::desk::{self, Request};
 use crate::run::Rooms;
@@ -20,12 +21,23 @@ use clock::wall_ms;
 /// Asks until there is an answer; keeps what was opened for the next question.
 struct Desk<'a> {
     folder: &'a Path,
+    /// For when no hub runs in the folder.
+    config: Config,
     own: Option<(tokio::runtime::Runtime, Arc<Rooms>)>,
 }
 
 impl<'a> Desk<'a> {
-    fn new(folder: &'a Path) -> Self {
-        Self { folder, own: None }
+    fn new(args: &'a DataArgs) -> Result<Self, Failure> {
+        let config = configuration(args.config.as_deref(), Vec::new())?;
+        Ok(Self::with(&args.data, config))
+    }
+
+    fn with(folder: &'a Path, config: Config) -> Self {
+        Self {
+            folder,
+            config,
+            own: None,
+        }
     }
 
     fn ask(&mut self, request: Request) -> Result<Reply, Failure> {
@@ -58,7 +70,7 @@ impl<'a> Desk<'a> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .map_err(Failure::internal)?;
-            let rooms = Rooms::open(self.folder, &Config::default()).map_err(open_failure)?;
+            let rooms = Rooms::open(self.folder, &self.config).map_err(open_failure)?;
             self.own = Some((runtime, Arc::new(rooms)));
         }
         let (runtime, rooms) = self.own.as_ref().expect("opened above");
@@ -69,7 +81,7 @@ impl<'a> Desk<'a> {
 pub(super) fn fleet_apply(args: &DataArgs, file: &Path) -> Result<(), Failure> {
     let bytes = files::read(file, FLEET_BYTES_MAX as u64).map_err(Failure::request)?;
     let document = desk::hex(&bytes);
-    let reply = Desk::new(&args.data).ask(Request::FleetApply { document })?;
+    let reply = Desk::new(args)?.ask(Request::FleetApply { document })?;
     show(args, &reply.output, |output| {
         let version = &output["version"];
         let words = if output["applied"] == true {
@@ -82,17 +94,17 @@ pub(super) fn fleet_apply(args: &DataArgs, file: &Path) -> Result<(), Failure> {
 }
 
 pub(super) fn study_list(args: &DataArgs) -> Result<(), Failure> {
-    let reply = Desk::new(&args.data).ask(Request::StudyList)?;
+    let reply = Desk::new(args)?.ask(Request::StudyList)?;
     show(args, &reply.output, print::studies)
 }
 
 pub(super) fn study_show(args: &DataArgs, study: StudyUid) -> Result<(), Failure> {
-    let reply = Desk::new(&args.data).ask(Request::StudyShow { study })?;
+    let reply = Desk::new(args)?.ask(Request::StudyShow { study })?;
     show(args, &reply.output, print::studies)
 }
 
 pub(super) fn get(args: &GetArgs) -> Result<(), Failure> {
-    let mut desk = Desk::new(&args.data.data);
+    let mut desk = Desk::new(&args.data)?;
     if let Some(sop) = &args.sop_instance_uid {
         return fetch(&mut desk, sop, args.copy, &args.output);
     }
@@ -132,13 +144,12 @@ fn fetch(desk: &mut Desk<'_>, sop: &SopInstanceUid, copy: u32, to: &Path) -> Res
 
 /// Signs here and files there: the radiologist's key never leaves this process.
 pub(super) fn report_file(args: &ReportFileArgs) -> Result<(), Failure> {
-    let folder = &args.data.data;
     let draft = fs::read(&args.from)
         .with_context(|| format!("cannot read {}", args.from.display()))
         .and_then(|bytes| Ok(Draft::from_json(&bytes)?))
         .map_err(Failure::request)?;
     let key = signing_key(&args.sign, args.passphrase_file.as_deref()).map_err(Failure::request)?;
-    let mut desk = Desk::new(folder);
+    let mut desk = Desk::new(&args.data)?;
     let unit = args.unit.map(|unit| unit.to_string());
     let open = desk.ask(Request::ReportCase {
         study: args.study.clone(),
@@ -201,15 +212,21 @@ pub(super) fn token(args: &TokenArgs) -> Result<(), Failure> {
         role: args.role,
         hours: args.hours,
     };
-    let reply = Desk::new(&args.data.data).ask(request)?;
+    let reply = Desk::new(&args.data)?.ask(request)?;
     show(&args.data, &reply.output, |output| {
         print::line(output["token"].as_str().unwrap_or_default())
     })
 }
 
 pub(super) fn diagnose(args: &DataArgs) -> Result<(), Failure> {
-    let reply = Desk::new(&args.data).ask(Request::Diagnose)?;
+    let reply = Desk::new(args)?.ask(Request::Diagnose)?;
     print::json(&reply.output)
+}
+
+/// Has every chunk at rest read again; gives what is damaged.
+pub(super) fn scrub(folder: &Path, config: &Config) -> Result<Value, Failure> {
+    let reply = Desk::with(folder, config.clone()).ask(Request::Scrub)?;
+    Ok(reply.output)
 }
 
 fn show(

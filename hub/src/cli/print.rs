@@ -47,6 +47,49 @@ pub(super) fn studies(output: &Value) -> Result<(), Failure> {
             ))?;
         }
     }
+    for unit in output["units_in_doubt"].as_array().into_iter().flatten() {
+        let (node, site) = (text(&unit["unit"]), text(&unit["site"]));
+        line(&format!("UNIT {node} ({site}): {}", text(&unit["advice"])))?;
+    }
+    Ok(())
+}
+
+/// Writes what a scrub found, as comments before the configuration.
+pub(super) fn at_rest(found: &Value) -> Result<(), Failure> {
+    let (chunks, bytes) = (&found["chunks"], &found["bytes"]);
+    line(&format!(
+        "# read again at rest: {chunks} chunks, {bytes} bytes"
+    ))?;
+    for study in found["damaged"].as_array().into_iter().flatten() {
+        line(&format!(
+            "# DAMAGED study {} of unit {}",
+            text(&study["study_instance_uid"]),
+            text(&study["unit"]),
+        ))?;
+        for (count, words) in [
+            (
+                "lost",
+                "chunks with a receipt: what is in them is not given out",
+            ),
+            (
+                "forgotten",
+                "chunks without a receipt: the unit sends them again",
+            ),
+            (
+                "unreadable",
+                "chunks that the disk does not give now: look at the disk, then check again",
+            ),
+            (
+                "keys",
+                "data keys that do not open: what they seal is not given out",
+            ),
+            ("reports", "reports that do not open"),
+        ] {
+            if study[count] != 0 {
+                line(&format!("#   {} {words}", study[count]))?;
+            }
+        }
+    }
     Ok(())
 }
 

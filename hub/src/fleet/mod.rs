@@ -1,10 +1,12 @@
 //! Fleet: which units belong to this hub, by the fleet document and by the grants given here.
 //!
 //! In: fleet documents from the operator, enrolment requests from boxes. Out: yes or no to a
-//! caller, the document for those who hold an older one, each unit's site.
+//! caller, the document for those who hold an older one, each unit's site and store key.
 //! Invariant: the document only goes forward; a voucher is bound to the first key that brought it,
 //! and that is on disk before the grant leaves.
 //! May not: mint vouchers or credentials, talk to a box.
+
+mod calls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,18 +15,19 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use identity::files::{self, FileError};
 use identity::{
     EnrolRefusal, EnrolReply, EnrolRequest, FLEET_BYTES_MAX, FleetDocument, FleetError, Grant,
-    NodeId, NodeKey, Standing, SupersedeError, VoucherId,
+    NodeId, NodeKey, Standing, StoreKeyId, StorePublicKey, SupersedeError, VoucherId,
 };
-use journal::{Enrolled, Fact, FleetApplied, JournalId};
+use journal::{Divergence, Enrolled, Fact, FleetApplied, JournalId};
 use serde::Serialize;
 use store::rusqlite::{self, Connection, OptionalExtension as _, params};
 use store::{Readers, WriteError, Writer};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::db::{int, uint};
-use crate::ledger::{Ledger, LedgerError};
-use clock::wall_ms;
+use crate::db::{self, int, uint};
+use crate::ledger::{self, Ledger, LedgerError};
+use calls::Calls;
+use clock::{count_ms, wall_ms};
 
 /// The fleet document's file in the hub's folder.
 const FILE: &str = "fleet.cose";
@@ -44,6 +47,17 @@ pub(crate) enum RoomError {
     /// The document does not know this hub.
     #[error("the fleet document does not list this hub, {}", .0.short())]
     NotThisHub(NodeId),
+    /// The store key here is not the one that the fleet seals to.
+    #[error(
+        "it says that boxes seal to this hub's store key {named}, and the store key here is {ours}: \
+         put the right store key back from its copy; nothing that boxes send could be read with this one"
+    )]
+    OtherStoreKey {
+        /// The key that the document names.
+        named: StoreKeyId,
+        /// The key in this hub's file.
+        ours: StoreKeyId,
+    },
     /// The index cannot be read.
     #[error("the fleet's index cannot be read")]
     Index(#[from] rusqlite::Error),
@@ -61,31 +75,83 @@ pub(crate) struct UnitLine {
     pub enrolled_at: u64,
     pub last_contact_at: Option<u64>,
     pub revoked: bool,
+    /// Of the unit's own journal: `ok`, `set_back` or `forked`.
+    pub journal: &'static str,
+    /// Of this hub's journal for the unit.
+    pub hub_journal: &'static str,
+    /// How often of late a call of it took the place of a live one, if that is often.
+    pub doubled_calls: usize,
+    /// What a person should do.
+    pub advice: Option<&'static str>,
+}
+
+impl UnitLine {
+    /// What a person should do about a unit that is not what it seems.
+    fn advise(&mut self) {
+        self.advice = if self.journal != "ok" {
+            Some("this box's disk was set back or cloned: quarantine it")
+        } else if self.doubled_calls > 0 {
+            Some("two machines call with this box's key: its disk was cloned, quarantine it")
+        } else if self.hub_journal != "ok" {
+            Some("this hub's disk was set back or its key is used twice: do not trust its receipts")
+        } else {
+            None
+        };
+    }
+}
+
+fn word(divergence: Option<Divergence>) -> &'static str {
+    match divergence {
+        None => "ok",
+        Some(Divergence::SetBack) => "set_back",
+        Some(Divergence::Forked) => "forked",
+    }
+}
+
+/// Why nothing can be sent to a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum UnitError {
+    /// It has no grant of this hub.
+    #[error("unit {} is not enrolled at this hub", .0.short())]
+    Unknown(NodeId),
+    /// It is no part of the fleet any more.
+    #[error("unit {} was revoked", .0.short())]
+    Revoked(NodeId),
+}
+
+/// What a unit's newest grant says of it.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    voucher: VoucherId,
+    store: StorePublicKey,
 }
 
 /// The room.
 pub(crate) struct Fleet {
     file: PathBuf,
     key: Arc<NodeKey>,
+    store: StorePublicKey,
     ledger: Arc<Ledger>,
     writer: Writer,
     readers: Arc<Readers>,
     document: watch::Sender<Arc<FleetDocument>>,
-    units: RwLock<BTreeMap<NodeId, VoucherId>>,
+    units: RwLock<BTreeMap<NodeId, Member>>,
+    calls: Calls,
     /// Held while a document is taken in: two at once could go back.
     applying: tokio::sync::Mutex<()>,
 }
 
 impl Fleet {
-    /// Takes up the document and the grants in the hub's folder.
+    /// Takes up the document and the grants in the hub's folder; `store` is the hub's store key.
     pub(crate) fn open(
         folder: &Path,
         key: Arc<NodeKey>,
+        store: StorePublicKey,
         ledger: Arc<Ledger>,
         writer: Writer,
         readers: Arc<Readers>,
     ) -> Result<Self, RoomError> {
-        let document = read(folder, &key.id())?;
+        let document = read(folder, &key.id(), &store)?;
         let units = readers.with(granted)?;
         let file = folder.join(FILE);
         let (document, units) = (watch::Sender::new(Arc::new(document)), RwLock::new(units));
@@ -93,11 +159,13 @@ impl Fleet {
         Ok(Self {
             file,
             key,
+            store,
             ledger,
             writer,
             readers,
             document,
             units,
+            calls: Calls::default(),
             applying,
         })
     }
@@ -120,7 +188,7 @@ impl Fleet {
         let version = offered.version();
         let standing = offered.supersedes(&held)?;
         if standing == Standing::Newer {
-            check_listed(&offered, &self.key.id())?;
+            let named = listed_store(&offered, &self.key.id())?;
             files::replace(&self.file, bytes)?;
             let ledger = Arc::clone(&self.ledger);
             self.writer
@@ -135,19 +203,42 @@ impl Fleet {
                 .await?;
             self.document.send_replace(Arc::new(offered));
             tracing::info!(version, "fleet document in force");
+            if named != self.store {
+                // It is the fleet's word and in force; but this hub does not start again with it.
+                let (named, ours) = (named.id(), self.store.id());
+                tracing::error!(
+                    %named, %ours, version,
+                    "the fleet document names another store key for this hub: put that key in place; \
+                     what boxes seal from now on cannot be read here"
+                );
+            }
         }
         Ok((version, standing))
     }
 
     /// Whether a caller is one of ours; says why not in words that it is told.
     pub(crate) fn admit(&self, unit: &NodeId) -> Result<(), String> {
-        let Some(voucher) = self.units().get(unit).copied() else {
-            return Err(format!("unit {} is not enrolled at this hub", unit.short()));
-        };
-        if self.document.borrow().unit_is_revoked(unit, &voucher) {
-            return Err(format!("unit {} was revoked", unit.short()));
+        self.member(unit)
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    /// The store key of a unit that is one of ours: what is sent to it is sealed to this.
+    pub(crate) fn store_key_of(&self, unit: &NodeId) -> Result<StorePublicKey, UnitError> {
+        Ok(self.member(unit)?.store)
+    }
+
+    fn member(&self, unit: &NodeId) -> Result<Member, UnitError> {
+        let member = self.units().get(unit).copied();
+        let member = member.ok_or(UnitError::Unknown(*unit))?;
+        if self
+            .document
+            .borrow()
+            .unit_is_revoked(unit, &member.voucher)
+        {
+            return Err(UnitError::Revoked(*unit));
         }
-        Ok(())
+        Ok(member)
     }
 
     /// Whether a caller that may be unknown may ask to enrol.
@@ -173,16 +264,20 @@ impl Fleet {
             Err(refusal) => return Ok(refused(caller, &refusal)),
         };
         let (voucher, site) = (request.terms().id, request.terms().site.clone());
+        let member = Member {
+            voucher,
+            store: *request.store(),
+        };
         let signed = Grant::to_request(&request, wall_ms()).sign(&self.key);
         let ledger = Arc::clone(&self.ledger);
         let granted = self
             .writer
-            .run(move |work| bind(work.sql(), &ledger, caller, voucher, site.as_str(), &signed))
+            .run(move |work| bind(work.sql(), &ledger, caller, member, site.as_str(), &signed))
             .await?
             .into_inner();
         match granted {
             Bound::Now(grant) => {
-                self.units_mut().insert(caller, voucher);
+                self.units_mut().insert(caller, member);
                 let site = request.terms().site.as_str();
                 tracing::info!(node = %caller.short(), site, "unit enrolled");
                 Ok(EnrolReply::Granted(grant))
@@ -209,6 +304,24 @@ impl Fleet {
         Ok(())
     }
 
+    /// Notes that a call of a unit took the place of a live one.
+    pub(crate) fn took_over(&self, unit: NodeId) {
+        if self.calls.note(unit, count_ms()) {
+            let node = unit.short();
+            tracing::error!(
+                node,
+                "two machines call with this box's key: its disk was cloned"
+            );
+        }
+    }
+
+    /// The units that a person should do something about.
+    pub(crate) fn in_doubt(&self) -> Result<Vec<UnitLine>, RoomError> {
+        let mut units = self.list()?;
+        units.retain(|unit| unit.advice.is_some());
+        Ok(units)
+    }
+
     /// All units that were ever enrolled here.
     pub(crate) fn list(&self) -> Result<Vec<UnitLine>, RoomError> {
         let document = self.document();
@@ -226,40 +339,56 @@ impl Fleet {
                         .get::<_, Option<i64>>(4)?
                         .map(|_| uint(row, 4))
                         .transpose()?;
-                    Ok(UnitLine {
+                    let stream = self.ledger.stream(unit);
+                    let mut line = UnitLine {
                         unit: unit.to_string(),
                         site: row.get(2)?,
                         enrolled_at: uint(row, 3)?,
                         last_contact_at: last,
                         revoked: document.unit_is_revoked(&unit, &voucher),
-                    })
+                        journal: word(ledger::divergence(sql, &JournalId::own(unit))?),
+                        hub_journal: word(ledger::divergence(sql, &stream)?),
+                        doubled_calls: self.calls.doubled(&unit, count_ms()),
+                        advice: None,
+                    };
+                    line.advise();
+                    Ok(line)
                 })?
                 .collect()
             })?)
     }
 
-    fn units(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, VoucherId>> {
+    fn units(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, Member>> {
         self.units.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn units_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<NodeId, VoucherId>> {
+    fn units_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<NodeId, Member>> {
         self.units.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads the document in a hub's folder and checks that it is for this hub.
-pub(crate) fn read(folder: &Path, hub: &NodeId) -> Result<FleetDocument, RoomError> {
+/// Reads the document in a hub's folder and checks that it is for this hub with this store key.
+pub(crate) fn read(
+    folder: &Path,
+    hub: &NodeId,
+    store: &StorePublicKey,
+) -> Result<FleetDocument, RoomError> {
     let bytes = files::read(&folder.join(FILE), FLEET_BYTES_MAX as u64)?;
     let document = FleetDocument::parse_own(&bytes)?;
-    check_listed(&document, hub)?;
+    let named = listed_store(&document, hub)?;
+    if named != *store {
+        return Err(RoomError::OtherStoreKey {
+            named: named.id(),
+            ours: store.id(),
+        });
+    }
     Ok(document)
 }
 
-fn check_listed(document: &FleetDocument, hub: &NodeId) -> Result<(), RoomError> {
-    document
-        .hub(hub)
-        .map(drop)
-        .ok_or(RoomError::NotThisHub(*hub))
+/// The store key that a document names for this hub.
+fn listed_store(document: &FleetDocument, hub: &NodeId) -> Result<StorePublicKey, RoomError> {
+    let entry = document.hub(hub).ok_or(RoomError::NotThisHub(*hub))?;
+    Ok(entry.store)
 }
 
 fn refused(caller: NodeId, refusal: &EnrolRefusal) -> EnrolReply {
@@ -267,11 +396,14 @@ fn refused(caller: NodeId, refusal: &EnrolRefusal) -> EnrolReply {
     EnrolReply::refused(refusal)
 }
 
-fn granted(sql: &Connection) -> rusqlite::Result<BTreeMap<NodeId, VoucherId>> {
-    sql.prepare("SELECT node, voucher FROM unit")?
+fn granted(sql: &Connection) -> rusqlite::Result<BTreeMap<NodeId, Member>> {
+    sql.prepare("SELECT node, voucher, store FROM unit")?
         .query_map([], |row| {
-            let voucher = VoucherId::new(NodeId::from_bytes(row.get(1)?));
-            Ok((NodeId::from_bytes(row.get(0)?), voucher))
+            let member = Member {
+                voucher: VoucherId::new(NodeId::from_bytes(row.get(1)?)),
+                store: db::store_key(row, 2)?,
+            };
+            Ok((NodeId::from_bytes(row.get(0)?), member))
         })?
         .collect()
 }
@@ -294,7 +426,7 @@ fn bind(
     sql: &Connection,
     ledger: &Ledger,
     unit: NodeId,
-    voucher: VoucherId,
+    Member { voucher, store }: Member,
     site: &str,
     grant: &[u8],
 ) -> Result<Bound, LedgerError> {
@@ -316,12 +448,14 @@ fn bind(
         params![voucher.key().as_bytes(), unit.as_bytes(), grant],
     )?;
     sql.execute(
-        "INSERT INTO unit (node, voucher, site, enrolled_ms) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (node) DO UPDATE SET voucher = excluded.voucher, site = excluded.site",
+        "INSERT INTO unit (node, voucher, site, store, enrolled_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (node) DO UPDATE SET voucher = excluded.voucher, site = excluded.site,
+                                          store = excluded.store",
         params![
             unit.as_bytes(),
             voucher.key().as_bytes(),
             site,
+            store.as_bytes(),
             int(wall_ms())
         ],
     )?;
@@ -335,9 +469,10 @@ fn bind(
 
 #[cfg(test)]
 mod tests {
-    use crate::bench::Bench;
+    use identity::testing::store_key;
 
     use super::*;
+    use crate::bench::Bench;
 
     #[tokio::test]
     async fn a_voucher_is_bound_to_the_first_key_and_the_grant_is_the_same_again() {
@@ -346,7 +481,7 @@ mod tests {
         let (first, second) = (NodeKey::generate(), NodeKey::generate());
         let fleet = &bench.rooms.fleet;
         assert!(fleet.admit(&first.id()).is_err());
-        let request = EnrolRequest::sign(&voucher, &first, 1);
+        let request = EnrolRequest::sign(&voucher, &first, &store_key(), 1);
         let granted = fleet.enrol(first.id(), &request).await.unwrap();
         let EnrolReply::Granted(grant) = &granted else {
             panic!("{granted:?}")
@@ -356,7 +491,7 @@ mod tests {
         assert_eq!(fleet.admit(&first.id()), Ok(()));
         assert_eq!(bench.said(&first, 7), 1);
 
-        let request = EnrolRequest::sign(&voucher, &second, 1);
+        let request = EnrolRequest::sign(&voucher, &second, &store_key(), 1);
         let refused = bench
             .rooms
             .fleet
@@ -373,7 +508,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_carried_by_another_key_is_refused() {
         let mut bench = Bench::new();
-        let request = EnrolRequest::sign(&bench.voucher().await, &NodeKey::generate(), 1);
+        let voucher = bench.voucher().await;
+        let request = EnrolRequest::sign(&voucher, &NodeKey::generate(), &store_key(), 1);
         let thief = NodeKey::generate().id();
         let reply = bench.rooms.fleet.enrol(thief, &request).await.unwrap();
         assert!(matches!(reply, EnrolReply::Refused(_)), "{reply:?}");
@@ -403,14 +539,14 @@ mod tests {
         let older = bench.voucher().await;
         let newer = bench.voucher().await;
         for voucher in [&older, &newer] {
-            let request = EnrolRequest::sign(voucher, &unit, 1);
+            let request = EnrolRequest::sign(voucher, &unit, &store_key(), 1);
             bench.rooms.fleet.enrol(unit.id(), &request).await.unwrap();
         }
         bench.fleet.revoke(*newer.terms().id.key(), 1);
         let document = bench.fleet.document();
         bench.rooms.fleet.apply(document.signed()).await.unwrap();
         assert!(bench.rooms.fleet.admit(&unit.id()).is_err());
-        let again = EnrolRequest::sign(&older, &unit, 1);
+        let again = EnrolRequest::sign(&older, &unit, &store_key(), 1);
         drop(bench.rooms.fleet.enrol(unit.id(), &again).await.unwrap());
         assert!(bench.rooms.fleet.admit(&unit.id()).is_err());
     }
@@ -428,5 +564,40 @@ mod tests {
         ));
         let bench = bench.reopen();
         assert_eq!(bench.rooms.fleet.document().version(), newer.version());
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_to_a_unit_is_sealed_as_its_newest_grant_says() {
+        let mut bench = Bench::new();
+        let unit = NodeKey::generate();
+        let (first, second) = (store_key(), store_key());
+        let known = |bench: &Bench| bench.rooms.fleet.store_key_of(&unit.id());
+        assert_eq!(known(&bench), Err(UnitError::Unknown(unit.id())));
+        for store in [first, second] {
+            let request = EnrolRequest::sign(&bench.voucher().await, &unit, &store, 1);
+            bench.rooms.fleet.enrol(unit.id(), &request).await.unwrap();
+            assert_eq!(known(&bench), Ok(store));
+        }
+        let mut bench = bench.reopen();
+        assert_eq!(known(&bench), Ok(second));
+        bench.fleet.revoke(unit.id(), 1);
+        let document = bench.fleet.document();
+        bench.rooms.fleet.apply(document.signed()).await.unwrap();
+        assert_eq!(known(&bench), Err(UnitError::Revoked(unit.id())));
+    }
+
+    #[tokio::test]
+    async fn a_document_with_another_store_key_is_in_force_and_is_refused_at_the_next_start() {
+        let mut bench = Bench::new();
+        bench.fleet.body.hubs[0].store = store_key();
+        let document = bench.fleet.document();
+        let applied = bench.rooms.fleet.apply(document.signed()).await.unwrap();
+        assert_eq!(applied.1, Standing::Newer);
+        let hub = bench.rooms.ledger.hub();
+        let refused = read(bench.folder.path(), &hub, &bench.store).unwrap_err();
+        assert!(
+            matches!(&refused, RoomError::OtherStoreKey { ours, .. } if *ours == bench.store.id()),
+            "{refused}"
+        );
     }
 }

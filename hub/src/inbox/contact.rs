@@ -1,6 +1,7 @@
 //! One contact: a unit on the line, its session driven to the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use identity::{NodeId, SupersedeError};
 use journal::{ClockQuality, JournalId, Signed, SignedManifest};
@@ -8,6 +9,7 @@ use study::{Digest, Priority};
 use sync_proto::{Command, CommandError, Config, Event, RefusalCode, Session};
 use sync_quic::{Arrival, Ended, Found, Kept, Link, Piece, Shelf, ShelfError, Taken};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Inbox, InboxError, Standing};
 use crate::fleet::{Fleet, RoomError};
@@ -15,6 +17,9 @@ use crate::ledger;
 use crate::outbox::News;
 use clock::wall_ms;
 
+/// How often a unit is offered what it still wants back: what it refused, or lost since it was
+/// asked what it holds.
+const OFFER_AGAIN: Duration = Duration::from_secs(600);
 /// Commands that may wait for the session.
 const COMMANDS_MAX: usize = 8;
 
@@ -45,23 +50,40 @@ pub(crate) async fn serve(
         data_bytes: sync_proto::DATA_BYTES_MAX,
     });
     let (commands, taken) = mpsc::channel(COMMANDS_MAX);
-    let telling = tokio::spawn(tell(news, began, stream, commands));
-    let shelf = Arc::new(HubShelf { inbox, fleet, unit });
+    let telling = tokio::spawn(tell(Arc::clone(&inbox), unit, news, began, commands));
+    let shelf = Arc::new(HubShelf {
+        inbox,
+        fleet,
+        unit,
+        last: Mutex::default(),
+    });
     let ended = sync_quic::run(link, session, shelf, taken).await;
     telling.abort();
     Ok(ended)
 }
 
-/// Hands what is new to the session.
+/// Hands what is new to the session, and what the unit wants back.
 async fn tell(
+    inbox: Arc<Inbox>,
+    unit: NodeId,
     mut news: watch::Receiver<News>,
     mut told: News,
-    stream: JournalId,
     commands: mpsc::Sender<Command>,
 ) {
-    while news.changed().await.is_ok() {
-        let new = *news.borrow_and_update();
+    let stream = inbox.ledger.stream(unit);
+    let mut offer = interval(OFFER_AGAIN);
+    offer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
         let mut list = Vec::new();
+        tokio::select! {
+            changed = news.changed() => if changed.is_err() { return },
+            // The first tick comes at once.
+            _ = offer.tick() => list.extend(inbox.offers_back(unit)),
+        }
+        let new = *news.borrow_and_update();
+        if new.asked != told.asked {
+            list.extend(inbox.offers_back(unit));
+        }
         if new.head != told.head {
             list.push(Command::Records {
                 journal: stream,
@@ -87,11 +109,42 @@ struct HubShelf {
     inbox: Arc<Inbox>,
     fleet: Arc<Fleet>,
     unit: NodeId,
+    /// The chunk read last: pieces of one chunk are asked for one after the other.
+    last: Mutex<Option<(Digest, Arc<[u8]>)>>,
+}
+
+impl HubShelf {
+    async fn chunk(&self, piece: Piece) -> Result<Arc<[u8]>, ShelfError> {
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((_, chunk)) = last.filter(|(digest, _)| *digest == piece.digest) {
+            return Ok(chunk);
+        }
+        let (inbox, unit) = (Arc::clone(&self.inbox), self.unit);
+        let read = move || inbox.chunk_of(unit, &piece.manifest, piece.chunk);
+        let read = tokio::task::spawn_blocking(read).await;
+        let chunk: Arc<[u8]> = read
+            .expect("reading does not panic")
+            .map_err(trouble)?
+            .into();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((piece.digest, Arc::clone(&chunk)));
+        Ok(chunk)
+    }
 }
 
 impl Shelf for HubShelf {
-    async fn read(&self, _: Piece) -> Result<Vec<u8>, ShelfError> {
-        Err(ShelfError("the hub offers no chunks".to_owned()))
+    async fn read(&self, piece: Piece) -> Result<Vec<u8>, ShelfError> {
+        let chunk = self.chunk(piece).await?;
+        let bounds = usize::try_from(piece.offset)
+            .ok()
+            .zip(usize::try_from(piece.len).ok());
+        let bytes = bounds.and_then(|(offset, len)| chunk.get(offset..offset.checked_add(len)?));
+        let short = || ShelfError("a chunk is shorter than its manifest".to_owned());
+        bytes.map(<[u8]>::to_vec).ok_or_else(short)
     }
 
     async fn load_records(
@@ -100,7 +153,8 @@ impl Shelf for HubShelf {
         from_seq: u64,
         bytes_max: usize,
     ) -> Result<Vec<Vec<u8>>, ShelfError> {
-        if journal != self.inbox.ledger.stream(self.unit) {
+        let theirs = JournalId::own(self.unit);
+        if journal != self.inbox.ledger.stream(self.unit) && journal != theirs {
             return Err(ShelfError(
                 "that journal does not concern this unit".to_owned(),
             ));
@@ -121,6 +175,10 @@ impl Shelf for HubShelf {
         manifest: SignedManifest,
         _: Priority,
     ) -> Result<Taken, ShelfError> {
+        if manifest.signer() != self.unit {
+            let text = "the hub takes from a unit what that unit has signed".to_owned();
+            return Ok(Taken::Refused(RefusalCode::NotWanted, text));
+        }
         match self.inbox.take_manifest(self.unit, manifest).await {
             Ok(Standing::Held(holding)) => Ok(Taken::Held(holding)),
             Ok(Standing::Complete) => Ok(Taken::Complete),
@@ -188,23 +246,32 @@ impl Shelf for HubShelf {
         let node = self.unit.short();
         match event {
             Event::Greeted { software, .. } => tracing::info!(node, software, "unit on the line"),
-            Event::Diverged { ours, theirs, .. } => {
-                tracing::error!(
-                    node,
-                    ours,
-                    theirs,
-                    "a journal was set back or its disk cloned"
-                );
+            Event::Diverged {
+                journal,
+                ours,
+                theirs,
+                kind,
+            } => {
+                let inbox = &self.inbox;
+                inbox.note_divergence(self.unit, journal, (ours, theirs), kind);
             }
             Event::Bye { text, .. } => tracing::debug!(node, text, "goodbye"),
             Event::Received { manifest } => {
                 tracing::debug!(node, digest = %manifest, "all chunks of a manifest are here");
             }
+            Event::Delivered { manifest } => {
+                tracing::info!(node, digest = %manifest, "the unit has what it had lost");
+            }
+            Event::TakenBack { manifest } => {
+                tracing::warn!(node, digest = %manifest, "what a unit has lost cannot be read");
+            }
+            Event::Refused { manifest, text, .. } => {
+                tracing::warn!(node, digest = %manifest, text, "a unit does not take back its own");
+            }
+            Event::ChunkDamaged { manifest, chunk } => {
+                tracing::error!(node, digest = %manifest, chunk, "a unit found a chunk damaged");
+            }
             Event::Progress { .. }
-            | Event::Delivered { .. }
-            | Event::TakenBack { .. }
-            | Event::Refused { .. }
-            | Event::ChunkDamaged { .. }
             | Event::ClassChanged { .. }
             | Event::Withdrawn { .. }
             | Event::RecordsHeld { .. }
@@ -216,7 +283,20 @@ impl Shelf for HubShelf {
     }
 
     fn not_taken(&self, error: CommandError) {
-        tracing::warn!(node = %self.unit.short(), %error, "a command was not taken");
+        let node = self.unit.short();
+        match error {
+            // What it wants back is on its way, or the contact is over.
+            CommandError::OfferedAlready | CommandError::Ended => {
+                tracing::debug!(node, %error, "a command was not taken");
+            }
+            CommandError::NotOffered
+            | CommandError::TooLong
+            | CommandError::NotOurs
+            | CommandError::QueueFull
+            | CommandError::WrongJournal => {
+                tracing::warn!(node, %error, "a command was not taken");
+            }
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use codec::{DecodeError, Decoder, Limits};
+use codec::{DecodeError, Limits};
+use sealing::{OpenError, StoreKey};
 use store::rusqlite::{self, Connection, params};
 use store::{Readers, Segments, StoreError, WriteError, Writer};
 use study::dataset::{DatasetError, InstanceHead};
@@ -12,14 +13,13 @@ use study::part10::{Part10, Part10Error};
 use study::{InstanceDigest, StudyUid};
 use thiserror::Error;
 
+use super::scrub;
 use super::settle::{self, Verdict};
+use crate::archive::group::{ChunkFault, GroupKey, LoadError, OpenGroup};
 use crate::archive::index::{self, Home, NewInstance};
 use crate::archive::{self, RevisionState};
 use crate::db::{self, ManifestId};
 use crate::ledger::{Ledger, LedgerError};
-
-/// A group of chunks: its manifest and its number in it.
-pub(crate) type GroupKey = (ManifestId, u32);
 
 /// How many groups are kept open, if together they are no larger than one may be: one per class
 /// and connection is usual.
@@ -28,6 +28,8 @@ const OPEN_GROUPS_MAX: usize = 4;
 /// Why a group's chunks are not what their manifest says; goes to the unit as a refusal.
 #[derive(Debug, Error)]
 enum GroupFault {
+    #[error("group {group} cannot be opened: {source}")]
+    Sealed { group: u32, source: OpenError },
     #[error("group {group} cannot be decoded: {source}")]
     Codec { group: u32, source: DecodeError },
     #[error("file {file} of group {group} is no DICOM file: {source}")]
@@ -66,6 +68,9 @@ pub(crate) enum DecodeTrouble {
     /// The index cannot be read.
     #[error("the index cannot be read")]
     Index(#[from] rusqlite::Error),
+    /// The group cannot be taken up.
+    #[error("the group cannot be taken up")]
+    Load(#[from] LoadError),
     /// What was found cannot be written.
     #[error("the index cannot be written")]
     Write(#[from] WriteError<LedgerError>),
@@ -88,18 +93,18 @@ pub(crate) struct Decoding {
     pub readers: Arc<Readers>,
     pub segments: Arc<Segments>,
     pub ledger: Arc<Ledger>,
+    pub store_key: Arc<StoreKey>,
     pub limits: Limits,
-    open: Vec<(GroupKey, OpenGroup)>,
+    open: Vec<(GroupKey, Coming)>,
 }
 
 /// A group whose chunks are coming.
-struct OpenGroup {
+struct Coming {
     home: Home,
     study: StudyUid,
     first: u32,
     said: u32,
-    decoder: Decoder,
-    pushed: Vec<bool>,
+    content: OpenGroup,
     indexed: Vec<bool>,
 }
 
@@ -108,6 +113,7 @@ impl Decoding {
         writer: Writer,
         readers: Arc<Readers>,
         ledger: Arc<Ledger>,
+        store_key: Arc<StoreKey>,
         limits: Limits,
     ) -> Self {
         let segments = Arc::clone(writer.segments());
@@ -116,6 +122,7 @@ impl Decoding {
             readers,
             segments,
             ledger,
+            store_key,
             limits,
             open: Vec::new(),
         }
@@ -123,20 +130,26 @@ impl Decoding {
 
     /// Indexes what the chunks that are here make readable; judges the revision when it is whole.
     pub(crate) fn advance(&mut self, key: GroupKey) -> Result<Progress, DecodeTrouble> {
-        let Some(mut group) = self.take(key)? else {
+        let Some(mut coming) = self.take(key)? else {
             return Ok(Progress::default());
         };
-        let advanced = group.advance(key, &self.readers, &self.segments);
+        let advanced = coming.advance(key, &self.readers, &self.segments);
         if let Err(DecodeTrouble::Damaged { chunk, .. }) = &advanced {
-            self.forget(key, *chunk)?;
+            // Nothing was said of what is in it, and the unit holds it until something is.
+            let (manifest, chunk) = (key.0, *chunk);
+            self.writer
+                .run_blocking(move |work| -> Result<_, LedgerError> {
+                    Ok(scrub::forget(work.sql(), manifest, chunk)?)
+                })?;
         }
         match advanced? {
             Ok(new) => {
-                let complete = group.is_complete();
-                let progress = self.keep(group.home, new, complete)?;
+                // Then every instance is indexed, or the group was refused.
+                let complete = coming.content.is_whole();
+                let progress = self.keep(coming.home, new, complete)?;
                 if !complete {
-                    self.open.insert(0, (key, group));
-                    let bytes = self.open.iter().map(|(_, group)| group.bytes());
+                    self.open.insert(0, (key, coming));
+                    let bytes = self.open.iter().map(|(_, coming)| coming.content.bytes());
                     let kept = kept_open(bytes, self.limits.held_bytes);
                     self.open.truncate(kept);
                 }
@@ -146,35 +159,14 @@ impl Decoding {
         }
     }
 
-    /// Takes a damaged chunk for one that never came. Nothing was said of what is in it, and the
-    /// unit holds it until something is.
-    fn forget(&self, (manifest, _): GroupKey, chunk: u32) -> Result<(), DecodeTrouble> {
-        self.writer
-            .run_blocking(move |work| -> Result<(), LedgerError> {
-                work.sql().execute(
-                    "UPDATE manifest SET bytes_held = bytes_held -
-                         (SELECT bytes FROM chunk WHERE manifest = ?1 AND number = ?2)
-                     WHERE id = ?1",
-                    params![manifest, chunk],
-                )?;
-                work.sql().execute(
-                    "UPDATE chunk SET segment = NULL, at = NULL, stored = NULL
-                     WHERE manifest = ?1 AND number = ?2",
-                    params![manifest, chunk],
-                )?;
-                Ok(())
-            })?;
-        Ok(())
-    }
-
     /// The group as it was left, or anew from the index; none when it is done.
-    fn take(&mut self, key: GroupKey) -> Result<Option<OpenGroup>, DecodeTrouble> {
+    fn take(&mut self, key: GroupKey) -> Result<Option<Coming>, DecodeTrouble> {
         if let Some(at) = self.open.iter().position(|(open, _)| *open == key) {
             return Ok(Some(self.open.remove(at).1));
         }
         Ok(self
             .readers
-            .with(|sql| OpenGroup::load(sql, key, &self.limits))?)
+            .with(|sql| Coming::load(sql, key, &self.store_key, &self.limits))?)
     }
 
     fn keep(
@@ -224,14 +216,16 @@ impl Decoding {
     }
 }
 
-impl OpenGroup {
+impl Coming {
     fn load(
         sql: &Connection,
-        (manifest, group): GroupKey,
+        key: GroupKey,
+        store_key: &StoreKey,
         limits: &Limits,
-    ) -> rusqlite::Result<Option<Self>> {
+    ) -> Result<Option<Self>, LoadError> {
+        let (manifest, group) = key;
         let mut statement = sql.prepare_cached(
-            "SELECT m.study, m.revision, s.uid, g.instances, g.chunks, g.first FROM chunk_group g
+            "SELECT m.study, m.revision, s.uid, g.instances, g.first FROM chunk_group g
              JOIN manifest m ON m.id = g.manifest JOIN study s ON s.id = m.study
              WHERE g.manifest = ?1 AND g.number = ?2 AND g.decoded = 0 AND m.state = 0",
         )?;
@@ -239,7 +233,9 @@ impl OpenGroup {
         let Some(row) = rows.next()? else {
             return Ok(None);
         };
-        let chunks: u32 = row.get(4)?;
+        let Some(content) = OpenGroup::load(sql, key, store_key, limits)? else {
+            return Ok(None);
+        };
         Ok(Some(Self {
             home: Home {
                 study: row.get(0)?,
@@ -248,51 +244,48 @@ impl OpenGroup {
                 group,
             },
             study: db::parsed(row, 2)?,
-            first: row.get(5)?,
+            first: row.get(4)?,
             said: row.get(3)?,
-            decoder: Decoder::new(*limits),
-            pushed: vec![false; usize::try_from(chunks).unwrap_or_default()],
+            content,
             indexed: Vec::new(),
         }))
     }
 
-    /// Pushes the chunks that have come, and gives the instances that can be read since.
+    /// Takes the chunks that have come, and gives the instances that can be read since.
     fn advance(
         &mut self,
         key: GroupKey,
         readers: &Readers,
         segments: &Segments,
     ) -> Result<Result<Vec<NewInstance>, GroupFault>, DecodeTrouble> {
-        let codec_fault = |source| GroupFault::Codec {
-            group: key.1,
-            source,
-        };
+        let group = key.1;
         let chunks = readers.with(|sql| archive::chunks(sql, key))?;
-        for ((location, pushed), number) in chunks.iter().zip(&mut self.pushed).zip(self.first..) {
+        for ((place, location), number) in chunks.iter().enumerate().zip(self.first..) {
             let Some(location) = location else {
-                // The table stands first; without it no later chunk can be read.
-                if self.decoder.files().is_none() {
+                // What tells the files stands first; without it no later chunk can be read.
+                if self.content.files().is_none() {
                     break;
                 }
                 continue;
             };
-            if !*pushed {
-                let chunk = segments
-                    .read(location)
-                    .map_err(|source| unreadable(number, source))?;
-                if let Err(source) = self.decoder.push(chunk.body()) {
-                    return Ok(Err(codec_fault(source)));
+            match self.content.take(place, location, segments) {
+                Ok(()) => {}
+                Err(ChunkFault::Store(source)) => return Err(unreadable(number, source)),
+                Err(ChunkFault::Sealed(source)) => {
+                    return Ok(Err(GroupFault::Sealed { group, source }));
                 }
-                *pushed = true;
+                Err(ChunkFault::Codec(source)) => {
+                    return Ok(Err(GroupFault::Codec { group, source }));
+                }
             }
         }
-        Ok(self.new_instances(key.1))
+        Ok(self.new_instances(group))
     }
 
     fn new_instances(&mut self, group: u32) -> Result<Vec<NewInstance>, GroupFault> {
-        let all_here = self.pushed.iter().all(|pushed| *pushed);
-        let files = match self.decoder.files() {
-            Some(files) => files.len(),
+        let all_here = self.content.is_whole();
+        let files = match self.content.files() {
+            Some(files) => files,
             None if !all_here => return Ok(Vec::new()),
             None => 0,
         };
@@ -306,11 +299,11 @@ impl OpenGroup {
         self.indexed.resize(files, false);
         let mut new = Vec::new();
         for file in 0..files {
-            if self.indexed[file] || !(all_here || self.decoder.ready(file)) {
+            if self.indexed[file] || !(all_here || self.content.ready(file)) {
                 continue;
             }
             let bytes = self
-                .decoder
+                .content
                 .file(file)
                 .map_err(|source| GroupFault::Codec { group, source })?;
             new.push(self.inspect(group, file, &bytes)?);
@@ -347,26 +340,11 @@ impl OpenGroup {
             file: u32::try_from(file).unwrap_or(u32::MAX),
         })
     }
-
-    /// How much memory the group takes when all of it is here.
-    fn bytes(&self) -> u64 {
-        let files = self.decoder.files().unwrap_or_default();
-        files.iter().map(|file| file.bytes).sum()
-    }
-
-    /// Whether every chunk was pushed; then every instance is indexed, or the group was refused.
-    fn is_complete(&self) -> bool {
-        self.pushed.iter().all(|pushed| *pushed)
-    }
 }
 
 /// Tells what will never be read again from what may be read later.
 fn unreadable(chunk: u32, source: StoreError) -> DecodeTrouble {
-    let lost = matches!(
-        source,
-        StoreError::Damaged { .. } | StoreError::NoSegment(_)
-    );
-    if lost {
+    if scrub::is_damage(&source) {
         DecodeTrouble::Damaged { chunk, source }
     } else {
         DecodeTrouble::Read(source)
@@ -386,9 +364,14 @@ fn kept_open(groups: impl Iterator<Item = u64>, bytes_max: usize) -> usize {
 }
 
 /// Marks a group as decoded; says whether that makes its manifest whole.
+///
+/// A chunk of it may have been forgotten since it was read: then the group is not marked, and is
+/// decoded again when that chunk has come again.
 fn close_group(sql: &Connection, home: Home) -> rusqlite::Result<bool> {
     sql.execute(
-        "UPDATE chunk_group SET decoded = 1 WHERE manifest = ?1 AND number = ?2",
+        "UPDATE chunk_group AS g SET decoded = 1 WHERE manifest = ?1 AND number = ?2 AND NOT EXISTS
+             (SELECT 1 FROM chunk c WHERE c.manifest = g.manifest AND c.segment IS NULL
+              AND c.number >= g.first AND c.number < g.first + g.chunks)",
         params![home.manifest, home.group],
     )?;
     mark_decoded(sql, home.manifest)

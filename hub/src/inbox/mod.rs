@@ -2,13 +2,17 @@
 //!
 //! In: manifests, chunks and records of one unit, from its contact. Out: instances to `archive`;
 //! receipts and refusals into the unit's stream, and word of them to `outbox`.
-//! Invariant: nothing is said to be held before it is synced; a receipt is given only for a root
-//! that was computed here over decoded instances.
+//! Invariant: nothing is said to be held before it is synced; what is held is sealed as it came; a
+//! receipt is given only for a root that was computed here over decoded instances.
 //! May not: admit units, open sockets, look at pixels.
 
+mod apart;
+mod asking;
 mod contact;
 mod decode;
+mod giving;
 mod offers;
+mod scrub;
 mod settle;
 mod spool;
 #[cfg(test)]
@@ -21,12 +25,14 @@ use std::thread::JoinHandle;
 use codec::Limits;
 use identity::NodeId;
 use journal::{Fact, JournalId, Signed, SignedManifest};
+use sealing::StoreKey;
 use store::rusqlite::{self, Connection};
 use store::{Readers, StoreError, WriteError, Writer};
 use study::Digest;
 use sync_quic::{Arrival, Kept};
 use thiserror::Error;
 
+use crate::archive::group::GroupKey;
 use crate::archive::index;
 use crate::config;
 use crate::db::ManifestId;
@@ -34,7 +40,7 @@ use crate::ledger::{self, Ledger, LedgerError};
 use crate::outbox::Outbox;
 use crate::report;
 pub(crate) use contact::serve;
-use decode::{Decoding, GroupKey};
+use decode::Decoding;
 pub(crate) use offers::Standing;
 pub(crate) use settle::Verdict;
 use spool::{Spool, SpoolError};
@@ -84,6 +90,7 @@ pub(crate) struct Inbox {
     readers: Arc<Readers>,
     ledger: Arc<Ledger>,
     outbox: Arc<Outbox>,
+    store_key: Arc<StoreKey>,
     spool: Spool,
     group_bytes_max: u64,
     reserve: u64,
@@ -97,6 +104,7 @@ impl Inbox {
         readers: Arc<Readers>,
         ledger: Arc<Ledger>,
         outbox: Arc<Outbox>,
+        store_key: Arc<StoreKey>,
     ) -> Self {
         let bytes_max = usize::try_from(config.progress_bytes.get()).unwrap_or(usize::MAX);
         let delay = config.progress_delay.duration();
@@ -108,6 +116,7 @@ impl Inbox {
             readers,
             ledger,
             outbox,
+            store_key,
             spool,
             group_bytes_max,
             reserve: config.reserve.get(),
@@ -149,11 +158,12 @@ impl Inbox {
         signed: SignedManifest,
     ) -> Result<Standing, InboxError> {
         self.check_room(self.reserve)?;
-        let (ledger, group_bytes_max) = (Arc::clone(&self.ledger), self.group_bytes_max);
+        let fault = offers::fault(signed.manifest(), self.group_bytes_max, &self.store_key);
+        let ledger = Arc::clone(&self.ledger);
         let study = signed.manifest().study.clone();
         let (revision, digest) = (signed.manifest().revision, signed.digest());
         let job = move |work: &mut store::Work<'_>| {
-            offers::take_in(work.sql(), &ledger, unit, &signed, group_bytes_max)
+            offers::take_in(work.sql(), &ledger, unit, &signed, fault)
         };
         let (standing, verdicts) = self.writer.run(job).await?.into_inner();
         match &standing {
@@ -171,7 +181,11 @@ impl Inbox {
     pub(crate) async fn take_data(&self, arrivals: Vec<Arrival>) -> Result<Vec<Kept>, InboxError> {
         self.check_room(self.reserve)?;
         let (kept, groups) = self.spool.keep(arrivals).await?;
+        let whole = !groups.is_empty();
         self.pending.add(groups);
+        if whole {
+            self.say_mended().await?;
+        }
         Ok(kept)
     }
 
@@ -191,17 +205,23 @@ impl Inbox {
     ) -> Result<u64, InboxError> {
         // They are small and some speak of what is held already, so they may come for longer.
         self.check_room(self.reserve / 2)?;
-        let job = move |work: &mut store::Work<'_>| -> Result<u64, LedgerError> {
+        let job = move |work: &mut store::Work<'_>| -> Result<(u64, bool), LedgerError> {
             let (new, seq) = ledger::take_in(work.sql(), &JournalId::own(unit), &records)?;
+            let mut asked = false;
             for record in new {
                 // A body that does not read is kept as it is; it moves nothing here.
                 if let Ok(fact) = record.fact() {
                     fold(work.sql(), unit, &fact)?;
+                    asked |= matches!(fact, Fact::ChunksWanted(_));
                 }
             }
-            Ok(seq)
+            Ok((seq, asked))
         };
-        Ok(self.writer.run(job).await?.into_inner())
+        let (seq, asked) = self.writer.run(job).await?.into_inner();
+        if asked {
+            self.outbox.asked(unit);
+        }
+        Ok(seq)
     }
 
     /// Starts the thread that decodes; what an earlier run left undone comes first.
@@ -218,6 +238,7 @@ impl Inbox {
             self.writer.clone(),
             Arc::clone(&self.readers),
             Arc::clone(&self.ledger),
+            Arc::clone(&self.store_key),
             limits,
         );
         let run = move || {
@@ -287,6 +308,7 @@ fn fold(sql: &Connection, unit: NodeId, fact: &Fact) -> rusqlite::Result<()> {
     match fact {
         Fact::PrioritySet(set) => index::set_priority(sql, &unit, &set.study, set.priority),
         Fact::ReportReceived(received) => report::delivered(sql, &unit, &received.report),
+        Fact::ChunksWanted(wanted) => giving::note(sql, unit, wanted),
         Fact::Opened(_)
         | Fact::Offered(_)
         | Fact::Consent(_)
@@ -297,6 +319,10 @@ fn fold(sql: &Connection, unit: NodeId, fact: &Fact) -> rusqlite::Result<()> {
         | Fact::Report(_)
         | Fact::FleetApplied(_)
         | Fact::TokenIssued(_)
+        | Fact::LegalHold(_)
+        | Fact::Erased(_)
+        | Fact::Damaged(_)
+        | Fact::Diverged(_)
         | Fact::Unknown { .. } => Ok(()),
     }
 }

@@ -2,13 +2,14 @@
 
 use identity::NodeId;
 use journal::SignedManifest;
+use sealing::{OVERHEAD_BYTES, StoreKey};
 use store::rusqlite::{self, Connection, OptionalExtension as _, params};
-use study::{Digest, Manifest};
+use study::{Digest, Group, GroupForm, Manifest};
 use sync_proto::{Holding, Partial};
 
 use super::settle::{self, Verdict};
 use super::{decode, spool};
-use crate::archive::index;
+use crate::archive::{group, index};
 use crate::db::{ManifestId, int};
 use crate::ledger::{Ledger, LedgerError};
 
@@ -29,21 +30,22 @@ pub(crate) enum Standing {
     Refused(String),
 }
 
-/// Takes a manifest in; the same one again changes nothing. Runs inside a store job.
+/// Takes a manifest in, if it has no [`fault`]; the same one again changes nothing. Runs inside a
+/// store job.
 pub(crate) fn take_in(
     sql: &Connection,
     ledger: &Ledger,
     unit: NodeId,
     signed: &SignedManifest,
-    group_bytes_max: u64,
+    fault: Option<String>,
 ) -> Result<(Standing, Vec<Verdict>), LedgerError> {
     if let Some(standing) = find(sql, unit, &signed.digest())? {
         return Ok((standing, Vec::new()));
     }
-    let manifest = signed.manifest();
-    if let Some(reason) = fault(manifest, group_bytes_max) {
+    if let Some(reason) = fault {
         return Ok((Standing::Refused(reason), Vec::new()));
     }
+    let manifest = signed.manifest();
     let study = index::admit_study(sql, &unit, manifest)?;
     let taken: Option<i64> = sql
         .query_row(
@@ -61,8 +63,8 @@ pub(crate) fn take_in(
     }
     sql.execute(
         "INSERT INTO manifest (study, digest, revision, previous, root, instances, closed,
-                               bytes_to_cross, bytes_original, signed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                               bytes_to_cross, bytes_original, signed, envelope)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             study,
             signed.digest().as_bytes(),
@@ -74,6 +76,7 @@ pub(crate) fn take_in(
             int(manifest.bytes_to_cross()),
             int(manifest.groups.iter().map(|g| g.bytes_original).sum()),
             signed.bytes(),
+            manifest.envelope,
         ],
     )?;
     let id = ManifestId(sql.last_insert_rowid());
@@ -96,7 +99,7 @@ pub(crate) fn find(
     let found: Option<(ManifestId, bool)> = sql
         .query_row(
             "SELECT m.id, EXISTS (SELECT 1 FROM chunk c
-                                  WHERE c.manifest = m.id AND c.segment IS NULL)
+                                  WHERE c.manifest = m.id AND (c.segment IS NULL OR c.damaged))
              FROM manifest m JOIN study s ON s.id = m.study
              WHERE m.digest = ?1 AND s.unit = ?2",
             params![digest.as_bytes(), unit.as_bytes()],
@@ -122,7 +125,10 @@ pub(crate) fn signed(sql: &Connection, digest: &Digest) -> rusqlite::Result<Opti
 
 fn holding(sql: &Connection, manifest: ManifestId) -> rusqlite::Result<Holding> {
     let whole = sql
-        .prepare_cached("SELECT number FROM chunk WHERE manifest = ?1 AND segment IS NOT NULL")?
+        .prepare_cached(
+            "SELECT number FROM chunk
+             WHERE manifest = ?1 AND segment IS NOT NULL AND NOT damaged",
+        )?
         .query_map([manifest], |row| row.get::<_, u32>(0))?
         .collect::<rusqlite::Result<_>>()?;
     let partial = spool::partials(sql, manifest, 0..=u32::MAX)?
@@ -133,7 +139,11 @@ fn holding(sql: &Connection, manifest: ManifestId) -> rusqlite::Result<Holding> 
 }
 
 /// Why a manifest cannot be taken, whatever its chunks hold.
-fn fault(manifest: &Manifest, group_bytes_max: u64) -> Option<String> {
+pub(crate) fn fault(
+    manifest: &Manifest,
+    group_bytes_max: u64,
+    store_key: &StoreKey,
+) -> Option<String> {
     if manifest.revision == 0 {
         return Some("revisions count from 1".to_owned());
     }
@@ -159,13 +169,38 @@ fn fault(manifest: &Manifest, group_bytes_max: u64) -> Option<String> {
             "it names a group of more than {group_bytes_max} bytes"
         ));
     }
-    None
+    if !manifest.groups.iter().all(is_as_long_as_said) {
+        return Some("it names a file that is not as long as its pieces".to_owned());
+    }
+    if manifest.groups.is_empty() {
+        return None;
+    }
+    // What could not be opened here would cross for nothing.
+    group::data_key(manifest.envelope.as_deref(), &manifest.study, store_key)
+        .err()
+        .map(|fault| crate::chain(&fault))
+}
+
+/// Whether a file in pieces has the bytes that its manifest says: they are held in memory.
+fn is_as_long_as_said(group: &Group) -> bool {
+    match group.form {
+        GroupForm::Codec => true,
+        GroupForm::File => {
+            let sealed: u64 = group
+                .chunks
+                .iter()
+                .map(|chunk| u64::from(chunk.bytes))
+                .sum();
+            let overhead = (group.chunks.len() * OVERHEAD_BYTES) as u64;
+            sealed.checked_sub(overhead) == Some(group.bytes_original)
+        }
+    }
 }
 
 fn write_chunks(sql: &Connection, id: ManifestId, manifest: &Manifest) -> rusqlite::Result<()> {
     let mut group_row = sql.prepare_cached(
-        "INSERT INTO chunk_group (manifest, number, first, chunks, instances)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO chunk_group (manifest, number, first, chunks, instances, form, bytes_original)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     let mut chunk_row = sql.prepare_cached(
         "INSERT INTO chunk (manifest, number, digest, bytes) VALUES (?1, ?2, ?3, ?4)",
@@ -177,7 +212,15 @@ fn write_chunks(sql: &Connection, id: ManifestId, manifest: &Manifest) -> rusqli
             chunk_row.execute(params![id, number, chunk.digest.as_bytes(), chunk.bytes])?;
             number += 1;
         }
-        group_row.execute(params![id, place, first, number - first, group.instances])?;
+        group_row.execute(params![
+            id,
+            place,
+            first,
+            number - first,
+            group.instances,
+            group::form_code(group.form),
+            int(group.bytes_original)
+        ])?;
     }
     Ok(())
 }

@@ -16,8 +16,9 @@ use study::Digest;
 use sync_quic::{Arrival, Kept};
 use thiserror::Error;
 
-use super::decode::GroupKey;
+use super::{asking, scrub};
 use crate::archive::PACKED_UNIT;
+use crate::archive::group::GroupKey;
 use crate::db::ManifestId;
 
 /// A part of a chunk.
@@ -192,7 +193,7 @@ fn step(run: Run, readers: &Readers, segments: &store::Segments) -> Result<Step,
     let mut body = match body_before(key, start, readers, segments) {
         Ok(body) => body,
         // What lies here has rotted: it is sent again, as the unit still holds it.
-        Err(SpoolError::Store(error @ (StoreError::Damaged { .. } | StoreError::NoSegment(_)))) => {
+        Err(SpoolError::Store(error)) if scrub::is_damage(&error) => {
             let error = crate::chain(&error);
             tracing::error!(chunk = key.1, error, "a part of a chunk is damaged here");
             return Ok(Step::Damaged { key });
@@ -331,25 +332,30 @@ fn store_part(
 
 fn store_chunk(work: &mut Work<'_>, key: Key, record: &Record) -> Result<GroupKey, SpoolError> {
     let (manifest, group) = find(work.sql(), key)?;
-    let (held, unit, study): (bool, [u8; 32], String) = work.sql().query_row(
-        "SELECT c.segment IS NOT NULL, s.unit, s.uid FROM chunk c
+    let (held, damaged, unit, study): (bool, bool, [u8; 32], String) = work.sql().query_row(
+        "SELECT c.segment IS NOT NULL, c.damaged, s.unit, s.uid FROM chunk c
          JOIN manifest m ON m.id = c.manifest JOIN study s ON s.id = m.study
          WHERE c.manifest = ?1 AND c.number = ?2",
         params![manifest, key.1],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
     )?;
-    if !held {
+    if !held || damaged {
         let location = work.append(&packed_family(&unit, &study), record)?;
         let (segment, at, stored) = location.to_columns();
         work.sql().execute(
-            "UPDATE chunk SET segment = ?3, at = ?4, stored = ?5
+            "UPDATE chunk SET segment = ?3, at = ?4, stored = ?5, damaged = 0
              WHERE manifest = ?1 AND number = ?2",
             params![manifest, key.1, segment, at, stored],
         )?;
+    }
+    if !held {
         work.sql().execute(
             "UPDATE manifest SET bytes_held = bytes_held + ?2 WHERE id = ?1",
             params![manifest, length(record.body())],
         )?;
+    }
+    if damaged {
+        asking::note_mended(work.sql(), manifest)?;
     }
     drop_parts(work, key)?;
     Ok((manifest, group))

@@ -1,3 +1,6 @@
+use identity::NodeKey;
+use journal::{Fact, SignedManifest};
+use sealing::{DataKey, StoreKey};
 use settings::Bytes;
 use study::{SopInstanceUid, StudyRoot, StudyUid};
 use sync_proto::Partial;
@@ -5,7 +8,7 @@ use sync_quic::Kept;
 
 use super::{Pending, Standing};
 use crate::archive::{Custody, RevisionState};
-use crate::bench::{Bench, STUDY, Sender, file, wait};
+use crate::bench::{Bench, Revision, STUDY, envelope, file, reference, rot, wait};
 use crate::config::Config;
 use crate::db::ManifestId;
 use crate::ledger::LedgerError;
@@ -13,11 +16,11 @@ use crate::ledger::LedgerError;
 const RECEIPT: u16 = 8;
 const REFUSAL: u16 = 9;
 
-fn sop(text: &str) -> SopInstanceUid {
+pub(super) fn sop(text: &str) -> SopInstanceUid {
     SopInstanceUid::parse(text).unwrap()
 }
 
-fn states(bench: &Bench) -> Vec<RevisionState> {
+pub(super) fn states(bench: &Bench) -> Vec<RevisionState> {
     let study = StudyUid::parse(STUDY).unwrap();
     let detail = bench.rooms.archive.show(&study).unwrap().remove(0);
     detail
@@ -33,7 +36,7 @@ async fn an_instance_is_readable_while_the_rest_is_on_its_way() {
     let unit = bench.unit().await;
     let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.2", 2));
     let files: [(&str, &[u8]); 2] = [("1.2.3.4.1.1", &a), ("1.2.3.4.1.2", &b)];
-    let revision = Sender::default().revise(&unit, &files, true, |_| {});
+    let revision = bench.sender().revise(&unit, &files, true, |_| {});
     let last = revision.chunks.len() - 1;
     bench
         .rooms
@@ -83,7 +86,9 @@ async fn the_same_manifest_again_is_complete_and_gets_no_second_receipt() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     bench.send(&unit, &revision).await;
     wait(|| states(&bench) == [RevisionState::Accepted]);
     let again = bench
@@ -101,7 +106,7 @@ async fn a_revision_that_only_closes_is_judged_at_once() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let mut sender = Sender::default();
+    let mut sender = bench.sender();
     let open = sender.revise(&unit, &[("1.2.3.4.1.1", &bytes)], false, |_| {});
     let closing = sender.revise(&unit, &[], true, |_| {});
     bench.send(&unit, &open).await;
@@ -123,7 +128,7 @@ async fn a_later_revision_waits_for_the_one_before() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.2", 2));
-    let mut sender = Sender::default();
+    let mut sender = bench.sender();
     let first = sender.revise(&unit, &[("1.2.3.4.1.1", &a)], false, |_| {});
     let second = sender.revise(&unit, &[("1.2.3.4.1.2", &b)], true, |_| {});
     bench.send(&unit, &second).await;
@@ -142,7 +147,9 @@ async fn a_root_that_is_not_so_is_refused_and_the_images_stay_readable() {
     let lie = |manifest: &mut study::Manifest| {
         manifest.root = StudyRoot::over(&std::collections::BTreeSet::new());
     };
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, lie);
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, lie);
     bench.send(&unit, &revision).await;
     wait(|| states(&bench) == [RevisionState::Refused]);
     assert_eq!(
@@ -169,7 +176,9 @@ async fn an_instance_of_another_study_is_refused() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file("9.9.9", "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     bench.send(&unit, &revision).await;
     wait(|| states(&bench) == [RevisionState::Refused]);
     assert!(bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1).is_err());
@@ -180,7 +189,7 @@ async fn other_bytes_under_a_known_uid_are_kept_beside_the_first() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.1", 2));
-    let mut sender = Sender::default();
+    let mut sender = bench.sender();
     let first = sender.revise(&unit, &[("1.2.3.4.1.1", &a)], false, |_| {});
     let second = sender.revise(&unit, &[("1.2.3.4.1.1", &b)], true, |_| {});
     bench.send(&unit, &first).await;
@@ -208,7 +217,9 @@ async fn what_was_durable_of_a_chunk_survives_a_restart_and_is_said_so() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     let last = revision.chunks.len() - 1;
     let half = revision.chunks[last].len() / 2;
     bench
@@ -263,7 +274,9 @@ async fn a_chunk_with_a_flipped_bit_is_forgotten_and_can_come_again() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     bench
         .rooms
         .inbox
@@ -295,7 +308,9 @@ async fn a_manifest_of_one_unit_does_not_exist_for_another() {
     let mut bench = Bench::new();
     let (unit, other) = (bench.unit().await, bench.unit().await);
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     bench.send(&unit, &revision).await;
     assert!(
         bench
@@ -312,8 +327,12 @@ async fn another_content_of_a_known_revision_is_refused() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.2", 2));
-    let first = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &a)], true, |_| {});
-    let second = Sender::default().revise(&unit, &[("1.2.3.4.1.2", &b)], true, |_| {});
+    let first = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &a)], true, |_| {});
+    let second = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.2", &b)], true, |_| {});
     bench.send(&unit, &first).await;
     let standing = bench
         .rooms
@@ -325,33 +344,12 @@ async fn another_content_of_a_known_revision_is_refused() {
 }
 
 #[tokio::test]
-async fn no_name_of_a_patient_is_in_the_index_or_a_file_name() {
-    let mut bench = Bench::new();
-    let unit = bench.unit().await;
-    let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
-    bench.send(&unit, &revision).await;
-    wait(|| states(&bench) == [RevisionState::Accepted]);
-    for name in ["index.sqlite", "index.sqlite-wal"] {
-        let index = std::fs::read(bench.folder.path().join(name)).unwrap_or_default();
-        assert!(
-            !index.windows(6).any(|window| window == b"CANARY"),
-            "{name}"
-        );
-    }
-    for entry in std::fs::read_dir(bench.folder.path().join("segments")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(!name.contains(STUDY), "{name}");
-    }
-}
-
-#[tokio::test]
 async fn pieces_of_several_chunks_may_come_between_each_other() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.2", 2));
     let files: [(&str, &[u8]); 2] = [("1.2.3.4.1.1", &a), ("1.2.3.4.1.2", &b)];
-    let revision = Sender::default().revise(&unit, &files, true, |_| {});
+    let revision = bench.sender().revise(&unit, &files, true, |_| {});
     let inbox = &bench.rooms.inbox;
     inbox
         .take_manifest(unit.id(), revision.signed.clone())
@@ -381,7 +379,9 @@ async fn below_the_reserve_nothing_is_taken_in_and_nothing_breaks() {
     let mut bench = Bench::with(&config);
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     let refused = bench
         .rooms
         .inbox
@@ -393,25 +393,7 @@ async fn below_the_reserve_nothing_is_taken_in_and_nothing_breaks() {
     wait(|| states(&bench) == [RevisionState::Accepted]);
 }
 
-/// Flips a bit in the middle of each segment of a family.
-fn rot(bench: &Bench, family: &str) {
-    for entry in std::fs::read_dir(bench.folder.path().join("segments")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if name.starts_with(family) {
-            let file = std::fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path);
-            let (file, mut byte) = (file.unwrap(), [0]);
-            let middle = file.metadata().unwrap().len() / 2;
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, middle).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], middle).unwrap();
-        }
-    }
-}
-
-async fn change(bench: &Bench, statement: &'static str) {
+pub(super) async fn change(bench: &Bench, statement: &'static str) {
     let job = move |work: &mut store::Work<'_>| -> Result<(), LedgerError> {
         Ok(work.sql().execute_batch(statement)?)
     };
@@ -423,7 +405,9 @@ async fn a_part_that_rots_here_is_sent_again() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     let last = revision.chunks.len() - 1;
     let half = revision.chunks[last].len() / 2;
     let inbox = &bench.rooms.inbox;
@@ -433,7 +417,7 @@ async fn a_part_that_rots_here_is_sent_again() {
         .unwrap();
     let first = revision.arrival(last, 0, half);
     inbox.take_data(vec![first]).await.unwrap();
-    rot(&bench, "spool");
+    rot(bench.folder.path(), "spool");
     let rest = revision.arrival(last, half, revision.chunks[last].len());
     assert_eq!(inbox.take_data(vec![rest]).await.unwrap(), [Kept::Damaged]);
     bench.send(&unit, &revision).await;
@@ -445,7 +429,9 @@ async fn a_chunk_that_rots_before_it_is_decoded_is_taken_in_again() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     let inbox = &bench.rooms.inbox;
     inbox
         .take_manifest(unit.id(), revision.signed.clone())
@@ -453,7 +439,7 @@ async fn a_chunk_that_rots_before_it_is_decoded_is_taken_in_again() {
         .unwrap();
     let last = revision.chunks.len() - 1;
     bench.send_chunk(&revision, last).await;
-    rot(&bench, "packed");
+    rot(bench.folder.path(), "packed");
     for number in 0..last {
         bench.send_chunk(&revision, number).await;
     }
@@ -474,7 +460,9 @@ async fn a_whole_manifest_without_an_answer_gets_one_when_it_is_offered_again() 
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     bench.send(&unit, &revision).await;
     wait(|| states(&bench) == [RevisionState::Accepted]);
     // As if nothing had come of the first attempt.
@@ -495,7 +483,9 @@ async fn bytes_that_came_before_do_not_shorten_what_is_durable() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(&unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     let inbox = &bench.rooms.inbox;
     inbox
         .take_manifest(unit.id(), revision.signed.clone())
@@ -526,7 +516,7 @@ async fn absurd_counts_are_refused_before_anything_is_kept() {
         |manifest| manifest.instances = u32::MAX,
     ];
     for bend in bends {
-        let revision = Sender::default().revise(&unit, &[], true, bend);
+        let revision = bench.sender().revise(&unit, &[], true, bend);
         let taken = bench.rooms.inbox.take_manifest(unit.id(), revision.signed);
         let standing = taken.await.unwrap();
         assert!(matches!(standing, Standing::Refused(_)), "{standing:?}");
@@ -563,7 +553,7 @@ async fn nothing_but_the_instance_itself_is_given_out() {
     let unit = bench.unit().await;
     let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.2", 2));
     let files: [(&str, &[u8]); 2] = [("1.2.3.4.1.1", &a), ("1.2.3.4.1.2", &b)];
-    let revision = Sender::default().revise(&unit, &files, true, |_| {});
+    let revision = bench.sender().revise(&unit, &files, true, |_| {});
     bench.send(&unit, &revision).await;
     wait(|| states(&bench) == [RevisionState::Accepted]);
     let get = || bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1);
@@ -574,9 +564,138 @@ async fn nothing_but_the_instance_itself_is_given_out() {
     assert_eq!(get().unwrap().bytes, a);
 
     let bench = bench.reopen();
-    rot(&bench, "packed");
+    rot(bench.folder.path(), "packed");
     let damaged = bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1);
     let damaged = damaged.and(bench.rooms.archive.file(&sop("1.2.3.4.1.2"), 1));
     let damaged = crate::chain(&damaged.unwrap_err());
     assert!(damaged.contains("damaged"), "{damaged}");
+}
+
+/// What the hub said of the revisions that it could not accept.
+fn refusals(bench: &Bench, unit: &NodeKey) -> Vec<String> {
+    let refused = |fact| {
+        let Fact::ReceiptRefused(refused) = fact else {
+            return None;
+        };
+        Some(refused.reason)
+    };
+    bench.facts(unit).into_iter().filter_map(refused).collect()
+}
+
+#[tokio::test]
+async fn chunks_that_are_not_sealed_to_this_hub_are_refused_before_they_cross() {
+    let mut bench = Bench::new();
+    let unit = bench.unit().await;
+    let bytes = file(STUDY, "1.2.3.4.1.1", 1);
+    let (key, stranger) = (DataKey::generate(), StoreKey::generate());
+    let envelopes = [
+        None,
+        Some(vec![0xa0; 16]),
+        Some(envelope(&key, STUDY, stranger.public_key())),
+        Some(envelope(&key, "9.9.9", &bench.store)),
+    ];
+    for envelope in envelopes {
+        let bend = |manifest: &mut study::Manifest| manifest.envelope = envelope;
+        let files: [(&str, &[u8]); 1] = [("1.2.3.4.1.1", &bytes)];
+        let revision = bench.sender().revise(&unit, &files, true, bend);
+        let taken = bench.rooms.inbox.take_manifest(unit.id(), revision.signed);
+        let Standing::Refused(reason) = taken.await.unwrap() else {
+            panic!("it was taken")
+        };
+        assert!(reason.contains("not sealed to this hub"), "{reason}");
+    }
+    assert!(bench.rooms.archive.list().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_group_that_does_not_open_is_refused_by_its_number() {
+    type Change = fn(&mut Revision, &mut study::Manifest, &Bench);
+    let changes: [(Change, &str); 3] = [
+        (
+            |_, manifest, bench| {
+                manifest.envelope = Some(envelope(&DataKey::generate(), STUDY, &bench.store));
+            },
+            "group 0 cannot be opened: the body is sealed with data key",
+        ),
+        (
+            |revision, _, _| *revision.chunks[0].last_mut().unwrap() ^= 1,
+            "group 0 cannot be opened: the sealed body was altered",
+        ),
+        (
+            |revision, _, _| revision.chunks[0] = revision.data_key.seal(b"no unit of the codec"),
+            "group 0 cannot be decoded",
+        ),
+    ];
+    for (change, words) in changes {
+        let mut bench = Bench::new();
+        let unit = bench.unit().await;
+        let bytes = file(STUDY, "1.2.3.4.1.1", 1);
+        let files: [(&str, &[u8]); 1] = [("1.2.3.4.1.1", &bytes)];
+        let mut revision = bench.sender().revise(&unit, &files, true, |_| {});
+        let mut manifest = revision.signed.manifest().clone();
+        change(&mut revision, &mut manifest, &bench);
+        manifest.groups[0].chunks[0] = reference(&revision.chunks[0]);
+        revision.signed = SignedManifest::sign(&unit, manifest);
+        bench.send(&unit, &revision).await;
+        wait(|| states(&bench) == [RevisionState::Refused]);
+        let said = refusals(&bench, &unit);
+        assert!(said[0].starts_with(words), "{said:?}");
+        assert!(bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1).is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_pieces_is_given_back_whatever_the_order_of_its_pieces() {
+    let mut bench = Bench::new();
+    let unit = bench.unit().await;
+    let (a, b) = (file(STUDY, "1.2.3.4.1.1", 1), file(STUDY, "1.2.3.4.1.2", 2));
+    let mut sender = bench.sender();
+    let packed = sender.revise(&unit, &[("1.2.3.4.1.1", &a)], false, |_| {});
+    let pieces = sender.revise_as_file(&unit, ("1.2.3.4.1.2", &b), 12_345, |_| {});
+    assert_eq!(pieces.chunks.len(), 4);
+    bench.send(&unit, &packed).await;
+    let taken = bench
+        .rooms
+        .inbox
+        .take_manifest(unit.id(), pieces.signed.clone());
+    taken.await.unwrap();
+    for number in (1..pieces.chunks.len()).rev() {
+        bench.send_chunk(&pieces, number).await;
+    }
+    assert!(bench.rooms.archive.file(&sop("1.2.3.4.1.2"), 1).is_err());
+    bench.send_chunk(&pieces, 0).await;
+    wait(|| states(&bench) == [RevisionState::Accepted; 2]);
+    let bench = bench.reopen();
+    let get = |uid| bench.rooms.archive.file(&sop(uid), 1).unwrap().bytes;
+    assert_eq!((get("1.2.3.4.1.2"), get("1.2.3.4.1.1")), (b, a));
+}
+
+#[tokio::test]
+async fn a_file_in_pieces_has_the_length_that_was_said_and_is_a_dicom_file() {
+    let mut bench = Bench::new();
+    let unit = bench.unit().await;
+    let bytes = file(STUDY, "1.2.3.4.1.1", 1);
+    let whole = ("1.2.3.4.1.1", &bytes[..]);
+    let lies: [fn(&mut study::Manifest); 2] = [
+        |manifest| manifest.groups[0].bytes_original -= 1,
+        |manifest| manifest.groups[0].bytes_original = 1 << 20,
+    ];
+    for lie in lies {
+        let revision = bench.sender().revise_as_file(&unit, whole, 9999, lie);
+        let taken = bench.rooms.inbox.take_manifest(unit.id(), revision.signed);
+        let standing = taken.await.unwrap();
+        assert!(
+            matches!(&standing, Standing::Refused(reason) if reason.contains("pieces")),
+            "{standing:?}"
+        );
+    }
+    let mut revision = bench.sender().revise_as_file(&unit, whole, 1 << 20, |_| {});
+    let mut manifest = revision.signed.manifest().clone();
+    revision.chunks[0] = revision.data_key.seal(&vec![0; bytes.len()]);
+    manifest.groups[0].chunks[0] = reference(&revision.chunks[0]);
+    revision.signed = SignedManifest::sign(&unit, manifest);
+    bench.send(&unit, &revision).await;
+    wait(|| states(&bench) == [RevisionState::Refused]);
+    let said = refusals(&bench, &unit);
+    assert!(said[0].contains("is no DICOM file"), "{said:?}");
 }

@@ -24,6 +24,8 @@ pub(crate) struct News {
     pub head: Head,
     /// The version of the fleet document in force.
     pub fleet_version: u64,
+    /// How often the unit has asked for chunks back in this contact.
+    pub asked: u64,
 }
 
 /// The room.
@@ -53,6 +55,7 @@ impl Outbox {
         let sender = watch::Sender::new(News {
             head: self.head(unit)?,
             fleet_version: fleet_version(),
+            asked: 0,
         });
         let receiver = sender.subscribe();
         contacts.insert(unit, sender);
@@ -67,6 +70,13 @@ impl Outbox {
             contact.send_modify(|news| news.head = head);
         }
         Ok(())
+    }
+
+    /// The unit wants chunks of its own back.
+    pub(crate) fn asked(&self, unit: NodeId) {
+        if let Some(contact) = self.contacts().get(&unit) {
+            contact.send_modify(|news| news.asked += 1);
+        }
     }
 
     /// Another fleet document is in force.

@@ -3,14 +3,15 @@
 //! In: reports that were signed elsewhere. Out: what a report is to speak of; records in the
 //! unit's stream, and word of them to `outbox`.
 //! Invariant: a report is kept only with a valid credential under it, and after the one it names;
-//! nothing is overwritten.
+//! nothing is overwritten; on disk it is sealed, to the hub here and to the unit in its stream.
 //! May not: hold a radiologist's key, change a word of a report.
 
 use std::sync::Arc;
 
 use identity::{FleetDocument, NodeId};
-use journal::Fact;
+use journal::{Fact, report_domain};
 use report::{Case, ReportRefusal, ReportStatus, RuleError, VerifiedReport};
+use sealing::{StoreKey, UnsealError, open_with, seal_to};
 use store::rusqlite::{self, Connection, OptionalExtension as _, params};
 use store::{Readers, WriteError, Writer};
 use study::{Digest, StudyRoot, StudyUid};
@@ -18,7 +19,7 @@ use thiserror::Error;
 
 use crate::archive::{self, Custody};
 use crate::db::{self, StudyId, int};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, UnitError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::outbox::Outbox;
 use clock::wall_ms;
@@ -62,6 +63,12 @@ pub(crate) enum ReportError {
         /// Images that are known of.
         total: u32,
     },
+    /// It could not be sent.
+    #[error("the report cannot be sealed for the unit that sent the study")]
+    Unit(#[source] UnitError),
+    /// The report before it does not open.
+    #[error("a report at rest cannot be opened")]
+    Sealed(#[from] UnsealError),
     /// The index cannot be read.
     #[error("the reports cannot be read")]
     Index(#[from] rusqlite::Error),
@@ -91,6 +98,7 @@ pub(crate) struct Reports {
     ledger: Arc<Ledger>,
     fleet: Arc<Fleet>,
     outbox: Arc<Outbox>,
+    store_key: Arc<StoreKey>,
 }
 
 impl Reports {
@@ -100,6 +108,7 @@ impl Reports {
         ledger: Arc<Ledger>,
         fleet: Arc<Fleet>,
         outbox: Arc<Outbox>,
+        store_key: Arc<StoreKey>,
     ) -> Self {
         Self {
             writer,
@@ -107,6 +116,7 @@ impl Reports {
             ledger,
             fleet,
             outbox,
+            store_key,
         }
     }
 
@@ -116,7 +126,8 @@ impl Reports {
         study: &StudyUid,
         unit: Option<NodeId>,
     ) -> Result<OpenCase, ReportError> {
-        self.readers.with(|sql| open_case(sql, study, unit))
+        self.readers
+            .with(|sql| open_case(sql, &self.store_key, study, unit))
     }
 
     /// Keeps a signed report and sends it to the unit. `incomplete` says that the signer knows
@@ -127,18 +138,23 @@ impl Reports {
         signed: Vec<u8>,
         incomplete: bool,
     ) -> Result<VerifiedReport, ReportError> {
-        let fleet = self.fleet.document();
-        let report = report::verify(&signed, &fleet).map_err(ReportError::Refused)?;
+        let document = self.fleet.document();
+        let report = report::verify(&signed, &document).map_err(ReportError::Refused)?;
         // When it was signed is the signer's word; a key that was revoked may not sign back in time.
-        fleet
+        document
             .credential_at(&report.credential.key, wall_ms())
             .map_err(|fault| ReportError::Refused(ReportRefusal::NotAllowed(fault)))?;
         let job = {
-            let (ledger, report) = (Arc::clone(&self.ledger), report.clone());
+            let (ledger, fleet) = (Arc::clone(&self.ledger), Arc::clone(&self.fleet));
+            let (store_key, report) = (Arc::clone(&self.store_key), report.clone());
             move |work: &mut store::Work<'_>| -> Result<Result<NodeId, ReportError>, LedgerError> {
                 let sql = work.sql();
-                match judge(sql, &fleet, &report, unit, incomplete) {
-                    Ok(case) => keep(sql, &ledger, &case, &report, signed).map(Ok),
+                let judged = judge(sql, &store_key, &document, &report, unit, incomplete);
+                let sealed = judged.and_then(|case| {
+                    Sealed::new(&fleet, &store_key, &case, &signed).map(|sealed| (case, sealed))
+                });
+                match sealed {
+                    Ok((case, sealed)) => keep(sql, &ledger, &case, &report, sealed).map(Ok),
                     Err(ReportError::Index(error)) => Err(error.into()),
                     Err(refusal) => Ok(Err(refusal)),
                 }
@@ -163,8 +179,31 @@ pub(crate) fn delivered(sql: &Connection, unit: &NodeId, report: &Digest) -> rus
     .map(drop)
 }
 
+/// Whose reports at rest do not open, or are not what was filed, once for each.
+pub(crate) fn damaged(
+    sql: &Connection,
+    store_key: &StoreKey,
+) -> rusqlite::Result<Vec<(NodeId, StudyUid)>> {
+    let mut statement = sql.prepare(
+        "SELECT s.unit, s.uid, r.digest, r.sealed FROM report r JOIN study s ON s.id = r.study",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut damaged = Vec::new();
+    while let Some(row) = rows.next()? {
+        let study: StudyUid = db::parsed(row, 1)?;
+        let digest = db::digest(row, 2)?;
+        let sealed = row.get_ref(3)?.as_blob()?;
+        let opened = open_with(store_key, &report_domain(&study), sealed);
+        if !opened.is_ok_and(|signed| Digest::of(&signed) == digest) {
+            damaged.push((NodeId::from_bytes(row.get(0)?), study));
+        }
+    }
+    Ok(damaged)
+}
+
 fn open_case(
     sql: &Connection,
+    store_key: &StoreKey,
     study: &StudyUid,
     unit: Option<NodeId>,
 ) -> Result<OpenCase, ReportError> {
@@ -183,13 +222,16 @@ fn open_case(
         [summary.id],
         |row| Ok((db::root(row, 0)?, row.get(1)?)),
     )?;
-    let previous = sql
+    let previous: Option<Vec<u8>> = sql
         .query_row(
-            "SELECT signed FROM report WHERE study = ?1 ORDER BY id DESC LIMIT 1",
+            "SELECT sealed FROM report WHERE study = ?1 ORDER BY id DESC LIMIT 1",
             [summary.id],
             |row| row.get(0),
         )
         .optional()?;
+    let previous = previous
+        .map(|sealed| open_with(store_key, &report_domain(study), &sealed))
+        .transpose()?;
     Ok(OpenCase {
         unit: NodeId::from_bytes(unit),
         case: Case {
@@ -208,13 +250,14 @@ fn open_case(
 /// Whether a verified report may be kept, by what is here at this moment.
 fn judge(
     sql: &Connection,
+    store_key: &StoreKey,
     fleet: &FleetDocument,
     report: &VerifiedReport,
     unit: Option<NodeId>,
     incomplete: bool,
 ) -> Result<OpenCase, ReportError> {
     let document = &report.document;
-    let open = open_case(sql, &document.study, unit)?;
+    let open = open_case(sql, store_key, &document.study, unit)?;
     let known: bool = sql.query_row(
         "SELECT EXISTS (SELECT 1 FROM manifest WHERE study = ?1 AND root = ?2)",
         params![open.id, document.root.digest().as_bytes()],
@@ -249,21 +292,50 @@ fn judge(
     Ok(open)
 }
 
+/// A signed report as it is kept, and as it crosses.
+struct Sealed {
+    to_hub: Vec<u8>,
+    to_unit: Vec<u8>,
+}
+
+impl Sealed {
+    fn new(
+        fleet: &Fleet,
+        store_key: &StoreKey,
+        open: &OpenCase,
+        signed: &[u8],
+    ) -> Result<Self, ReportError> {
+        let unit = fleet.store_key_of(&open.unit).map_err(ReportError::Unit)?;
+        let domain = report_domain(&open.case.study);
+        Ok(Self {
+            to_hub: seal_to(store_key.public_key(), &domain, signed),
+            to_unit: seal_to(&unit, &domain, signed),
+        })
+    }
+}
+
 fn keep(
     sql: &Connection,
     ledger: &Ledger,
     open: &OpenCase,
     report: &VerifiedReport,
-    signed: Vec<u8>,
+    sealed: Sealed,
 ) -> Result<NodeId, LedgerError> {
     let document = &report.document;
     let fact = Fact::Report(journal::Report {
         study: document.study.clone(),
-        signed: signed.clone(),
+        report: report.digest(),
+        status: match document.status {
+            ReportStatus::Preliminary => journal::ReportStatus::Preliminary,
+            ReportStatus::Final => journal::ReportStatus::Final,
+            ReportStatus::Addendum => journal::ReportStatus::Addendum,
+        },
+        critical: document.critical.level(),
+        sealed: sealed.to_unit,
     });
     let head = ledger.say(sql, ledger.stream(open.unit), &fact)?;
     sql.execute(
-        "INSERT INTO report (study, seq, status, critical, signed_ms, digest, signed)
+        "INSERT INTO report (study, seq, status, critical, signed_ms, digest, sealed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             open.id,
@@ -272,7 +344,7 @@ fn keep(
             document.critical.level(),
             int(document.signed_at_ms),
             report.digest().as_bytes(),
-            signed
+            sealed.to_hub
         ],
     )?;
     Ok(open.unit)

@@ -4,9 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use identity::testing::store_key;
 use identity::{EnrolReply, EnrolRequest};
 use journal::{ClockQuality, Head, Signed, SignedManifest};
 use report::Draft;
+use sealing::open_with;
 use study::{Digest, Priority, StudyUid};
 use sync_proto::{Begun, Command, CommandError, Config as SessionConfig, Event, Offer, Session};
 use sync_quic::{
@@ -16,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::archive::Custody;
-use crate::bench::{Bench, Revision, STUDY, Sender, file, wait};
+use crate::bench::{Bench, Revision, STUDY, file, wait};
 use clock::wall_ms;
 
 /// What a box keeps: the chunks it sends, the records it gets.
@@ -173,9 +175,11 @@ async fn call(
     (commands, driven)
 }
 
-fn one_image(unit: &NodeKey) -> (Revision, Arc<BoxShelf>) {
+fn one_image(bench: &Bench, unit: &NodeKey) -> (Revision, Arc<BoxShelf>) {
     let bytes = file(STUDY, "1.2.3.4.1.1", 1);
-    let revision = Sender::default().revise(unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
+    let revision = bench
+        .sender()
+        .revise(unit, &[("1.2.3.4.1.1", &bytes)], true, |_| {});
     let chunks = revision.chunks.clone();
     (
         revision,
@@ -191,7 +195,7 @@ async fn a_study_crosses_is_receipted_and_its_report_comes_back_at_once() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
     let line = answer_calls(&bench);
-    let (revision, shelf) = one_image(&unit);
+    let (revision, shelf) = one_image(&bench, &unit);
     let (_commands, _driven) = call(
         &line,
         &unit,
@@ -219,19 +223,26 @@ async fn a_study_crosses_is_receipted_and_its_report_comes_back_at_once() {
         .file(None, signed.clone(), false)
         .await
         .unwrap();
+    let digest = Digest::of(&signed);
     wait(|| {
         shelf
             .facts()
             .iter()
-            .any(|fact| matches!(fact, Fact::Report(r) if r.signed == signed))
+            .any(|fact| matches!(fact, Fact::Report(r) if r.report == digest))
     });
+    let facts = shelf.facts();
+    let Some(Fact::Report(report)) = facts.last() else {
+        panic!("{facts:?}")
+    };
+    let opened = open_with(&bench.stores[&unit.id()], "report/1.2.3.4", &report.sealed);
+    assert_eq!(opened.unwrap(), signed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_box_that_missed_the_receipt_gets_it_with_its_next_call() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
-    let (revision, shelf) = one_image(&unit);
+    let (revision, shelf) = one_image(&bench, &unit);
     bench.send(&unit, &revision).await;
     wait(|| bench.said(&unit, 8) == 1);
     let line = answer_calls(&bench);
@@ -259,7 +270,7 @@ async fn an_unknown_box_is_told_why_and_can_enrol() {
         ended.why
     );
     let dialer = Dialer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &unit).unwrap();
-    let request = EnrolRequest::sign(&voucher, &unit, 0);
+    let request = EnrolRequest::sign(&voucher, &unit, &store_key(), 0);
     let address = line.listener.local_addr().unwrap();
     let reply = dialer
         .enrol(address, line.hub, &LinkProfile::default(), &request)
@@ -307,7 +318,7 @@ async fn a_unit_that_is_revoked_while_it_talks_is_cut_off() {
 async fn what_was_durable_before_the_hub_was_started_again_is_not_sent_again() {
     let mut bench = Bench::new();
     let unit = bench.unit().await;
-    let (revision, shelf) = one_image(&unit);
+    let (revision, shelf) = one_image(&bench, &unit);
     let last = revision.chunks.len() - 1;
     let half = revision.chunks[last].len() / 2;
     let inbox = Arc::clone(&bench.rooms.inbox);

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fault_fs;
 pub mod modality;
 pub mod peers;
 pub mod phantom;

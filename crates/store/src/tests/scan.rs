@@ -46,7 +46,7 @@ fn whole(scanned: &[Scanned]) -> Vec<Location> {
 fn damaged(scanned: &[Scanned]) -> Vec<(std::ops::Range<u64>, Damage)> {
     let damage = |scanned: &Scanned| match scanned {
         Scanned::Whole(_) => None,
-        Scanned::Damaged { range, damage } => Some((range.clone(), *damage)),
+        Scanned::Damaged { range, damage, .. } => Some((range.clone(), *damage)),
     };
     scanned.iter().filter_map(damage).collect()
 }

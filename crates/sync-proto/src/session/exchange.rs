@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use journal::{Head, JournalId, NodeId, Signed, verify_next};
+use journal::{Divergence, Head, JournalId, NodeId, Signed, read_record, verify_next};
 use minicbor::bytes::ByteVec;
+use study::Digest;
 
 use super::outbox::Outbox;
 use crate::fault::PeerFault;
@@ -20,12 +21,26 @@ struct Shared {
     held: u64,
     /// The end of what has come in, durable or not: what the next incoming record must continue.
     received: Head,
+    /// The checkpoint in our greeting.
+    greeted: Head,
     /// The highest number that the peer holds or has been sent; none while it does not want it.
     peer: Option<u64>,
     /// Records are being loaded from this number on.
     loading: Option<u64>,
-    /// Diverged or unreadable: no more is sent in this session.
-    stopped: bool,
+    accord: Accord,
+}
+
+/// How the peer's copy of a journal stands to ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accord {
+    /// One is the beginning of the other, as far as is known here.
+    Kept,
+    /// Our record of the number of the peer's checkpoint is being loaded, to be compared.
+    Checking { seq: u64, digest: Digest },
+    /// They are apart: the journal is not exchanged in this session.
+    Broken(Divergence),
+    /// Ours cannot be read: no more is sent in this session.
+    Unreadable,
 }
 
 /// The fleet document as both sides hold it.
@@ -66,9 +81,10 @@ impl Exchange {
         let shared = |head: &Head| Shared {
             held: head.seq,
             received: *head,
+            greeted: *head,
             peer: None,
             loading: None,
-            stopped: false,
+            accord: Accord::Kept,
         };
         Self {
             me,
@@ -91,16 +107,17 @@ impl Exchange {
             .iter()
             .map(|(id, s)| JournalHeld {
                 journal: *id,
-                seq: s.held,
+                seq: s.greeted.seq,
+                digest: s.greeted.digest,
             })
             .collect()
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        let level = self
-            .journals
-            .iter()
-            .all(|(id, s)| s.loading.is_none() && self.next(id, s).is_none());
+        let level = self.journals.iter().all(|(id, s)| {
+            let checking = matches!(s.accord, Accord::Checking { .. });
+            s.loading.is_none() && !checking && self.next(id, s).is_none()
+        });
         let fleet = !self.fleet.loading && self.fleet.sent.is_none() && !self.fleet.storing;
         level && fleet && self.unheld.is_empty() && self.unstored.is_empty()
     }
@@ -112,28 +129,97 @@ impl Exchange {
         out: &mut Outbox,
     ) -> Result<(), PeerFault> {
         self.fleet.peer = Some(fleet_version);
-        for JournalHeld { journal, seq } in journals {
-            let Some(shared) = self.journals.get_mut(journal) else {
+        let over = |what| PeerFault::OverLimit {
+            frame: "hello",
+            what,
+        };
+        for said in journals {
+            if said.digest.is_some() != (said.seq > 0) {
+                return Err(over("a journal's digest"));
+            }
+            let Some(shared) = self.journals.get_mut(&said.journal) else {
                 continue;
             };
-            if shared.peer.replace(*seq).is_some() {
-                return Err(PeerFault::OverLimit {
-                    frame: "hello",
-                    what: "one journal twice",
+            if shared.peer.replace(said.seq).is_some() {
+                return Err(over("one journal twice"));
+            }
+            self.compare(said, out);
+        }
+        Ok(())
+    }
+
+    /// Compares the peer's checkpoint of a journal with ours. Whoever holds the record of the lower
+    /// number compares it: here that is a matter of one look at the disk.
+    fn compare(&mut self, said: &JournalHeld, out: &mut Outbox) {
+        let Some(shared) = self.journals.get_mut(&said.journal) else {
+            return;
+        };
+        let ours = shared.received;
+        // Only the author adds to a journal, so who wrote it cannot have less of it.
+        let set_back_here = said.journal.author == self.me && ours.seq < said.seq;
+        let set_back_there = said.journal.author == self.peer && said.seq < ours.seq;
+        match said.digest {
+            _ if set_back_here => shared.part(said.journal, Divergence::SetBack, out),
+            Some(digest) if said.seq < ours.seq => {
+                let seq = said.seq;
+                shared.accord = Accord::Checking { seq, digest };
+                out.push(Output::LoadRecords {
+                    journal: said.journal,
+                    from_seq: seq,
+                    bytes_max: 1,
                 });
             }
-            // Only the author adds to a journal, so who wrote it cannot have less of it.
-            let (ours, theirs) = (shared.held, *seq);
-            let author_has_less = journal.author == self.me && ours < theirs
-                || journal.author == self.peer && theirs < ours;
-            if author_has_less {
-                shared.stopped = true;
-                out.event(Event::Diverged {
-                    journal: *journal,
-                    ours,
-                    theirs,
+            None if set_back_there => shared.part(said.journal, Divergence::SetBack, out),
+            digest if said.seq == ours.seq && digest != ours.digest => {
+                shared.part(said.journal, Divergence::Forked, out);
+            }
+            // The rest is for the peer to compare.
+            Some(_) | None => {}
+        }
+    }
+
+    /// Ends the comparison with what is held here under the number of the peer's checkpoint.
+    fn compared(&mut self, journal: JournalId, held: Option<Vec<u8>>, out: &mut Outbox) {
+        let peer_wrote_it = journal.author == self.peer;
+        let Some(shared) = self.journals.get_mut(&journal) else {
+            return;
+        };
+        let Accord::Checking { digest, .. } = shared.accord else {
+            return;
+        };
+        match held {
+            Some(record) if Digest::of(&record) != digest => {
+                shared.part(journal, Divergence::Forked, out);
+                out.control(Frame::Contradiction {
+                    journal,
+                    record: record.into(),
                 });
             }
+            // We have more of it than its author.
+            Some(_) | None if peer_wrote_it => shared.part(journal, Divergence::SetBack, out),
+            Some(_) => shared.accord = Accord::Kept,
+            None => shared.accord = Accord::Unreadable,
+        }
+    }
+
+    /// Takes the peer's evidence against the checkpoint in our greeting.
+    pub(super) fn contradicted(
+        &mut self,
+        journal: JournalId,
+        bytes: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), PeerFault> {
+        let shared = self
+            .journals
+            .get_mut(&journal)
+            .ok_or(PeerFault::ForeignJournal(journal))?;
+        let record = read_record(bytes).map_err(|fault| PeerFault::Records { journal, fault })?;
+        let answers = record.journal() == journal && record.seq == shared.greeted.seq;
+        if !answers || shared.greeted.digest == Some(Digest::of(bytes)) {
+            return Err(PeerFault::FalseContradiction(journal));
+        }
+        if shared.accord != Accord::Broken(Divergence::Forked) {
+            shared.part(journal, Divergence::Forked, out);
         }
         Ok(())
     }
@@ -173,6 +259,10 @@ impl Exchange {
             .get_mut(&journal)
             .filter(|_| journal.author != self.me);
         let shared = shared.ok_or(PeerFault::ForeignJournal(journal))?;
+        if let Accord::Broken(_) = shared.accord {
+            // Two histories of one journal are not mixed.
+            return Ok(());
+        }
         if records.is_empty() || from_seq == 0 {
             return Err(PeerFault::OverLimit {
                 frame: "records",
@@ -284,11 +374,14 @@ impl Exchange {
         let Some(shared) = self.journals.get_mut(&journal) else {
             return;
         };
+        if matches!(shared.accord, Accord::Checking { seq, .. } if seq == from_seq) {
+            return self.compared(journal, records.into_iter().next(), out);
+        }
         if shared.loading.take() != Some(from_seq) {
             return;
         }
         if records.is_empty() {
-            shared.stopped = true;
+            shared.accord = Accord::Unreadable;
             return;
         }
         // Overtaken by an acknowledgement of records that came by another road.
@@ -368,7 +461,7 @@ impl Exchange {
 
     /// The next record that the peer wants and does not have; nobody sends a journal to its author.
     fn next(&self, id: &JournalId, shared: &Shared) -> Option<u64> {
-        let wanted = !shared.stopped && id.author != self.peer;
+        let wanted = shared.accord == Accord::Kept && id.author != self.peer;
         shared
             .peer
             .filter(|peer| wanted && *peer < shared.held)
@@ -411,5 +504,18 @@ impl Exchange {
                 });
             }
         }
+    }
+}
+
+impl Shared {
+    /// The copies are found to be apart.
+    fn part(&mut self, journal: JournalId, kind: Divergence, out: &mut Outbox) {
+        self.accord = Accord::Broken(kind);
+        out.event(Event::Diverged {
+            journal,
+            ours: self.received.seq,
+            theirs: self.peer.unwrap_or_default(),
+            kind,
+        });
     }
 }

@@ -71,8 +71,8 @@ impl Session {
             greeted: false,
             ended: false,
             out,
-            sender: Sender::new(config.me, config.data_bytes),
-            receiver: Receiver::new(config.peer),
+            sender: Sender::new(config.me, config.peer, config.data_bytes),
+            receiver: Receiver::new(config.me, config.peer),
             exchange,
         }
     }
@@ -236,6 +236,9 @@ impl Session {
                 records,
             } => exchange.records(journal, from_seq, &records, out),
             Frame::RecordsHeld { journal, seq } => exchange.records_held(journal, seq, out),
+            Frame::Contradiction { journal, record } => {
+                exchange.contradicted(journal, &record, out)
+            }
             Frame::Offer {
                 item,
                 class,

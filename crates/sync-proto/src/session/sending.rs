@@ -22,6 +22,7 @@ const CLASS_FRAMES_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Sender {
     me: NodeId,
+    peer: NodeId,
     data_bytes: u32,
     all: BTreeMap<Digest, Outgoing>,
     /// Queued manifests of which something may have left.
@@ -35,9 +36,10 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(me: NodeId, data_bytes: u32) -> Self {
+    pub(super) fn new(me: NodeId, peer: NodeId, data_bytes: u32) -> Self {
         Self {
             me,
+            peer,
             data_bytes: data_bytes.clamp(DATA_BYTES_MIN, DATA_BYTES_MAX),
             all: BTreeMap::new(),
             begun: BTreeMap::new(),
@@ -63,7 +65,7 @@ impl Sender {
             class,
             begun,
         } = offer;
-        if manifest.signer() != self.me {
+        if ![self.me, self.peer].contains(&manifest.signer()) {
             return Err(CommandError::NotOurs);
         }
         if manifest.bytes().len() > MANIFEST_BYTES_MAX {

@@ -197,13 +197,16 @@ impl Disk {
     fn load(&self, journal: JournalId, from_seq: u64, bytes_max: usize) -> Loaded {
         let from = usize::try_from(from_seq - 1).expect("few records");
         let mut left = bytes_max;
-        let fits = |record: &&Vec<u8>| {
-            let fits = record.len() <= left;
+        let fits = |(n, record): &(usize, &Vec<u8>)| {
+            let fits = *n == 0 || record.len() <= left;
             left = left.saturating_sub(record.len());
             fits
         };
-        let records = self.records(&journal)[from..].iter();
-        let records = records.take_while(fits).cloned().collect();
+        let records = self.records(&journal)[from..].iter().enumerate();
+        let records = records
+            .take_while(fits)
+            .map(|(_, record)| record.clone())
+            .collect();
         Loaded::Records {
             journal,
             from_seq,

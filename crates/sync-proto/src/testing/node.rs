@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use journal::{
     Chain, ClockQuality, Fact, JournalId, Moment, NodeId, NodeKey, Opened, SignedManifest,
 };
-use study::{ChunkRef, Digest, Group, Manifest, Priority, StudyRoot, StudyUid};
+use study::{ChunkRef, Digest, Group, GroupForm, Manifest, Priority, StudyRoot, StudyUid};
 
 use super::dice::Dice;
 use super::disk::{Answer, DataJob, Disk, Job};
@@ -140,6 +140,7 @@ impl Node {
             chunks: refs.collect(),
             instances: 1,
             bytes_original: 1,
+            form: GroupForm::Codec,
         };
         let manifest = Manifest {
             version: Manifest::VERSION,
@@ -541,7 +542,8 @@ impl Node {
             | Frame::Want { .. }
             | Frame::Damaged { .. }
             | Frame::Refused { .. }
-            | Frame::Withdrawn { .. } => true,
+            | Frame::Withdrawn { .. }
+            | Frame::Contradiction { .. } => true,
         };
         if true_claim {
             Ok(())

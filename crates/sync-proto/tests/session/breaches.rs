@@ -28,7 +28,7 @@ fn every_breach_has_its_name_and_ends_the_session() {
     let cases: Vec<(&str, Vec<Frame>)> = vec![
         ("greeted twice", vec![hello(0, &[])]),
         ("not accepted", vec![forged]),
-        ("another key", vec![offer_frame(0, &manifest(1, 1, &[600]))]),
+        ("a third key", vec![offer_frame(0, &manifest(3, 1, &[600]))]),
         ("a second time", [open(), open()].concat()),
         ("a second time", vec![resume(0, 1), resume(1, 1)]),
         ("more than 64", (0..65).map(|n| resume(n, n)).collect()),

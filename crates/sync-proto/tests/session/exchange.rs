@@ -3,7 +3,8 @@
 use journal::{Chain, Fact, Head, JournalId, Moment, Opened};
 use sync_proto::{ByeCode, Command, CommandError, Event, Frame, Loaded, Output, PeerFault, Stored};
 
-use crate::hand::{NOW, bytes_frame, drain, events, hello, key, quiet, sent, session};
+use crate::checkpoints::{journal_of, loaded};
+use crate::hand::{NOW, bytes_frame, drain, hello, key, quiet, quiet_with, sent, session};
 
 fn record(chain: &mut Chain, signer: u8) -> Vec<u8> {
     let moment = Moment::default();
@@ -16,21 +17,13 @@ fn record(chain: &mut Chain, signer: u8) -> Vec<u8> {
 #[test]
 fn records_cross_from_what_the_peer_holds() {
     let mine = JournalId::own(key(1).id());
-    let mut session = quiet();
-    let head = Head {
-        seq: 5,
-        ..Head::EMPTY
-    };
+    let records = journal_of(1, 5);
+    let mut session = quiet_with(records[4].1, Head::EMPTY);
     session
-        .handle_command(
-            NOW,
-            Command::Records {
-                journal: mine,
-                head,
-            },
-        )
+        .handle_frame(NOW, hello(3, &[(mine, records[1].1)]))
         .unwrap();
-    session.handle_frame(NOW, hello(3, &[(mine, 2)])).unwrap();
+    drain(&mut session);
+    session.handle_loaded(NOW, loaded(mine, 2, &records[1]));
     let out = drain(&mut session);
     let Some(Output::LoadRecords {
         journal,
@@ -170,19 +163,6 @@ fn records_that_came_by_another_road_are_skipped() {
             seq: 2
         }]
     );
-}
-
-#[test]
-fn a_disk_that_was_set_back_is_noticed_and_nothing_is_sent_over_it() {
-    let mine = JournalId::own(key(1).id());
-    let mut session = quiet();
-    session.handle_frame(NOW, hello(3, &[(mine, 7)])).unwrap();
-    let out = drain(&mut session);
-    assert!(events(&out).contains(&&Event::Diverged {
-        journal: mine,
-        ours: 0,
-        theirs: 7
-    }));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A session whose peer, disk and transport are played by hand.
 
 use journal::{ClockQuality, Head, JournalId, NodeKey, SignedManifest};
-use study::{ChunkRef, Digest, Group, Manifest, Priority, StudyRoot, StudyUid};
+use study::{ChunkRef, Digest, Group, GroupForm, Manifest, Priority, StudyRoot, StudyUid};
 use sync_proto::{
     Begun, Command, Config, Event, Frame, JournalHeld, Lane, Millis, Offer, Output, Partial,
     Progress, Session,
@@ -22,6 +22,7 @@ pub(crate) fn manifest(signer: u8, revision: u32, chunks: &[u32]) -> SignedManif
         chunks: chunks.collect(),
         instances: 1,
         bytes_original: 1,
+        form: GroupForm::Codec,
     };
     SignedManifest::sign(
         &key(signer),
@@ -51,29 +52,36 @@ pub(crate) fn session() -> Session {
 
 /// The same before the peer's greeting.
 pub(crate) fn quiet() -> Session {
-    let (me, peer) = (key(1).id(), key(2).id());
+    quiet_with(Head::EMPTY, Head::EMPTY)
+}
+
+/// The same, with something in its own journal and in the peer's.
+pub(crate) fn quiet_with(mine: Head, theirs: Head) -> Session {
+    let own = |n| JournalId::own(key(n).id());
+    session_of(1, 2, &[(own(1), mine), (own(2), theirs)])
+}
+
+/// A session of one node with another, with these journals, before the peer's greeting.
+pub(crate) fn session_of(me: u8, peer: u8, journals: &[(JournalId, Head)]) -> Session {
     let mut session = Session::new(Config {
-        me,
-        peer,
+        me: key(me).id(),
+        peer: key(peer).id(),
         software: "test 1".to_owned(),
         wall_ms: 0,
         clock: ClockQuality::Unknown,
         fleet_version: 3,
-        journals: vec![
-            (JournalId::own(me), Head::EMPTY),
-            (JournalId::own(peer), Head::EMPTY),
-        ],
+        journals: journals.to_vec(),
         data_bytes: 1000,
     });
     assert!(matches!(
         &drain(&mut session)[..],
-        [Output::Send { lane: Lane::Control, frame: Frame::Hello { protocol: 1, journals, .. } }]
-            if journals.len() == 2
+        [Output::Send { lane: Lane::Control, frame: Frame::Hello { protocol: 1, journals: said, .. } }]
+            if said.len() == journals.len()
     ));
     session
 }
 
-pub(crate) fn hello(fleet_version: u64, journals: &[(JournalId, u64)]) -> Frame {
+pub(crate) fn hello(fleet_version: u64, journals: &[(JournalId, Head)]) -> Frame {
     Frame::Hello {
         protocol: 1,
         software: "peer 1".to_owned(),
@@ -82,9 +90,10 @@ pub(crate) fn hello(fleet_version: u64, journals: &[(JournalId, u64)]) -> Frame 
         clock: ClockQuality::Unknown,
         journals: journals
             .iter()
-            .map(|(journal, seq)| JournalHeld {
+            .map(|(journal, head)| JournalHeld {
                 journal: *journal,
-                seq: *seq,
+                seq: head.seq,
+                digest: head.digest,
             })
             .collect(),
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod breaches;
+mod checkpoints;
 mod exchange;
 mod hand;
 mod sending;

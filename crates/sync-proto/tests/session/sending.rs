@@ -267,3 +267,20 @@ fn a_chunk_that_arrived_damaged_goes_again() {
     session.handle_frame(NOW, held(0, 1, 600)).unwrap();
     assert!(events(&flow(&mut session)).contains(&&Event::Delivered { manifest }));
 }
+
+#[test]
+fn what_the_peer_has_signed_is_given_back_to_it_and_a_third_keys_goes_to_nobody() {
+    let mut session = session();
+    let theirs = manifest(2, 1, &[600, 600]);
+    offer(&mut session, &theirs, Priority::Bulk, Begun::Perhaps);
+    flow(&mut session);
+    session.handle_frame(NOW, have(0, &[0], &[])).unwrap();
+    assert_eq!(data(&flow(&mut session)), [(0, 1, 0, 600)]);
+    let foreign = Command::Offer(Box::new(Offer {
+        manifest: manifest(3, 1, &[600]),
+        class: Priority::Bulk,
+        begun: Begun::Perhaps,
+    }));
+    let refused = session.handle_command(NOW, foreign);
+    assert_eq!(refused, Err(CommandError::NotOurs));
+}

@@ -293,3 +293,38 @@ fn damage_is_sent_again_and_too_much_of_it_ends_the_session() {
     }
     assert!(session.ended());
 }
+
+#[test]
+fn our_own_manifest_is_taken_back_for_what_the_disk_lacks_of_it() {
+    let mut session = session();
+    let ours = manifest(1, 1, &[600, 600]);
+    let named = Frame::Resume {
+        item: 0,
+        class: Priority::Bulk,
+        manifest: ours.digest(),
+    };
+    session.handle_frame(NOW, named).unwrap();
+    drain(&mut session);
+    let holding = Holding {
+        whole: [0].into_iter().collect(),
+        partial: Vec::new(),
+    };
+    let found = Stored::Found {
+        item: 0,
+        manifest: Box::new(ours),
+        holding,
+    };
+    session.handle_stored(NOW, found).unwrap();
+    assert_eq!(sent(&drain(&mut session)), [&have(0, &[0], &[])]);
+    session
+        .handle_frame(NOW, bytes_frame(0, 1, 0, 600))
+        .unwrap();
+    assert!(matches!(
+        drain(&mut session)[..],
+        [Output::StoreData {
+            chunk: 1,
+            last: true,
+            ..
+        }]
+    ));
+}

@@ -11,8 +11,11 @@ use identity::{
     Credential, EnrolRefusal, EnrolRequest, FleetDocument, NodeKey, Standing, Voucher,
     load_sealed_key,
 };
+use sealing::{KeyFile, StoreKey};
 use serde_json::Value;
 use tempfile::TempDir;
+
+mod hubs;
 
 /// A place for one fleet, and the program at work in it.
 struct Place(TempDir);
@@ -127,6 +130,12 @@ impl Place {
     }
 }
 
+/// A new box asks to join.
+fn request(voucher: &Voucher) -> Vec<u8> {
+    let store = *StoreKey::generate().public_key();
+    EnrolRequest::sign(voucher, &NodeKey::generate(), &store, 0)
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -181,48 +190,6 @@ fn daily_work_needs_no_root_key() {
 }
 
 #[test]
-fn a_hub_folder_holds_the_key_that_the_fleet_lists() {
-    let place = Place::with_hub();
-    let key = NodeKey::load(&place.path("hub/node.key")).unwrap();
-    let own = FleetDocument::parse_own(&fs::read(place.path("hub/fleet.cose")).unwrap()).unwrap();
-    assert_eq!(own.version(), 2);
-    assert_eq!(
-        own.hub(&key.id()).unwrap().address.as_str(),
-        "hub.example.org:4433"
-    );
-    assert_eq!(
-        (mode(&place.path("hub")), mode(&place.path("hub/node.key"))),
-        (0o700, 0o600)
-    );
-    let again = [
-        "hub",
-        "fleet",
-        "--name",
-        "lima",
-        "--address",
-        "x:1",
-        "-o",
-        "hub2",
-    ];
-    assert!(
-        place
-            .refused(1, &again)
-            .contains("a hub named lima already")
-    );
-    let over = [
-        "hub",
-        "fleet",
-        "--name",
-        "cusco",
-        "--address",
-        "x:1",
-        "-o",
-        "hub",
-    ];
-    assert!(place.refused(1, &over).contains("not overwritten"));
-}
-
-#[test]
 fn a_voucher_enrols_a_box_at_the_hub_it_was_made_for() {
     let place = Place::with_hub();
     let held = place.document();
@@ -241,7 +208,7 @@ fn a_voucher_enrols_a_box_at_the_hub_it_was_made_for() {
     assert_eq!(voucher.terms().consent.as_str(), "emergency");
     assert_eq!(mode(&place.path("a.voucher")), 0o600);
     let hub = NodeKey::load(&place.path("hub/node.key")).unwrap();
-    let request = EnrolRequest::sign(&voucher, &NodeKey::generate(), 0);
+    let request = request(&voucher);
     let now_ms = voucher.terms().made_at_ms;
     // The hub's copy of the fleet document is older than the voucher.
     assert!(EnrolRequest::verify(&request, &held, &hub.id(), now_ms).is_ok());
@@ -443,7 +410,7 @@ fn a_revoked_voucher_enrols_nobody() {
     place.done(&["revoke", "fleet", &id[..8], "--reason", "lost in the post"]);
     let document = place.document();
     let hub = voucher.terms().hub.key;
-    let request = EnrolRequest::sign(&voucher, &NodeKey::generate(), 0);
+    let request = request(&voucher);
     let refused = EnrolRequest::verify(&request, &document, &hub, 0).unwrap_err();
     assert_eq!(refused, EnrolRefusal::VoucherRevoked);
     assert!(
@@ -494,7 +461,7 @@ fn renewing_prolongs() {
     place.done(&["renew", "fleet", "Clinic A", "--valid-until", "2098-12-31"]);
     let voucher = place.voucher("a.voucher");
     let late = voucher.terms().not_after_ms + 1;
-    let request = EnrolRequest::sign(&voucher, &NodeKey::generate(), 0);
+    let request = request(&voucher);
     let hub = voucher.terms().hub.key;
     assert!(EnrolRequest::verify(&request, &place.document(), &hub, late).is_ok());
     let key = place.add_radiologist()["id"].as_str().unwrap().to_string();
@@ -544,6 +511,9 @@ fn list_shows_everything() {
     assert_eq!(row(2), ["radiologist", "Dr. A. Reader", "valid"]);
     assert_eq!(row(3), ["unit", "", "revoked"]);
     assert_eq!(rows[3]["id"], unit);
+    let store = place.document().body().hubs[0].store.id().to_string();
+    assert_eq!(rows[0]["store_key"], store);
+    assert!(rows[1..].iter().all(|row| row["store_key"].is_null()));
     let output = place.run(&["list", "fleet"]);
     let table = String::from_utf8(output.stdout).unwrap();
     for expected in [
@@ -551,7 +521,7 @@ fn list_shows_everything() {
         "Clinic A",
         "licence CMP 12345",
         "2099-12-31",
-        "hub.example.org:4433, revoked",
+        &format!("hub.example.org:4433, store key {store}, revoked"),
         &unit[..16],
     ] {
         assert!(table.contains(expected), "{expected} in\n{table}");
