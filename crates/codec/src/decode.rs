@@ -1,7 +1,8 @@
 //! Decodes the units of a group back into files.
 //!
-//! In: units from outside, table units before data units, otherwise in any order. Out: the files
-//! that are complete. Invariant: a file that is given out has the digest that its table says;
+//! In: units from outside, table units before data units, otherwise in any order; what comes before
+//! what it predicts from waits. Out: the files that are complete.
+//! Invariant: a file that is given out has the digest that its table says;
 //! memory stays within the [`Limits`] whatever the bytes say.
 //! May not: panic on bytes from outside, trust a length, give out a file in part.
 
@@ -14,7 +15,8 @@ use thiserror::Error;
 use zstd::bulk::Decompressor;
 
 use crate::format::{GroupId, Kind, Method, UnitHeader, require};
-use crate::planes::{Shape, join_planes};
+use crate::model::{self, Model};
+use crate::planes::join_planes;
 use crate::table::{FileEntry, Piece, TABLE_BYTES_MAX, Table};
 
 /// Says why a unit is not accepted, or a file not given out.
@@ -66,7 +68,7 @@ pub enum DecodeError {
 pub struct Limits {
     /// Bytes of the table.
     pub table_bytes: usize,
-    /// Decoded bytes of data units held at one time.
+    /// Decoded bytes of data units held at one time, and bytes of those that wait for others.
     pub held_bytes: usize,
 }
 
@@ -89,7 +91,14 @@ pub struct Decoder {
     pieces: BTreeMap<u32, Vec<u8>>,
     table: Option<Table>,
     held: BTreeMap<u32, Vec<u8>>,
+    /// Units that came before what they predict from.
+    waiting: BTreeMap<u32, Waiting>,
     held_bytes: usize,
+}
+
+struct Waiting {
+    header: UnitHeader,
+    payload: Vec<u8>,
 }
 
 impl Decoder {
@@ -101,13 +110,16 @@ impl Decoder {
             pieces: BTreeMap::new(),
             table: None,
             held: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             held_bytes: 0,
         }
     }
 
     /// Takes a unit in. The first one says which group it is; one that came before is no error.
     ///
-    /// After an error the decoder is as it was before, or as new if the error is in the table.
+    /// After an error the decoder is as it was before, or as new if the error is in the table. An
+    /// error may be one of a unit that waited for this one; [`DecodeError::Payload`] names it, it
+    /// is let go, and this one is held.
     pub fn push(&mut self, unit: &[u8]) -> Result<(), DecodeError> {
         let (header, payload) = UnitHeader::split(unit)?;
         if let Some(first) = &self.first {
@@ -233,21 +245,67 @@ impl Decoder {
             header.refs.iter().all(|r| planned.refs.contains(r)),
             DecodeError::Inconsistent("refs"),
         )?;
-        // No method of version 1 predicts from other units.
-        require(header.refs.is_empty(), DecodeError::Inconsistent("refs"))?;
-        if self.held.contains_key(&header.number) {
+        let known = |number| self.held.contains_key(&number);
+        if known(header.number) || self.waiting.contains_key(&header.number) {
             return Ok(());
         }
+        let ready = header.refs.iter().all(|r| known(*r));
+        let waits = if ready { 0 } else { payload.len() };
         let bytes = usize::try_from(header.span.bytes).unwrap_or(usize::MAX);
-        let held_bytes = self.held_bytes.saturating_add(bytes);
+        let held_bytes = self.held_bytes.saturating_add(bytes).saturating_add(waits);
         require(
             held_bytes <= self.limits.held_bytes,
             DecodeError::OverLimit("bytes held"),
         )?;
-        let raw = decode(header, payload, bytes)?;
+        if ready {
+            let raw = self.decode(header, payload)?;
+            self.held.insert(header.number, raw);
+            self.held_bytes = held_bytes;
+            return self.wake();
+        }
+        let waiting = Waiting {
+            header: header.clone(),
+            payload: payload.to_vec(),
+        };
+        self.waiting.insert(header.number, waiting);
         self.held_bytes = held_bytes;
-        self.held.insert(header.number, raw);
         Ok(())
+    }
+
+    /// Decodes the units that wait for nothing any more. A unit predicts from lower numbers only,
+    /// so that one pass is enough.
+    fn wake(&mut self) -> Result<(), DecodeError> {
+        let mut first_error = Ok(());
+        for (number, unit) in std::mem::take(&mut self.waiting) {
+            if !unit.header.refs.iter().all(|r| self.held.contains_key(r)) {
+                self.waiting.insert(number, unit);
+                continue;
+            }
+            self.held_bytes -= unit.payload.len();
+            match self.decode(&unit.header, &unit.payload) {
+                Ok(raw) => {
+                    self.held.insert(number, raw);
+                }
+                Err(error) => {
+                    let bytes = usize::try_from(unit.header.span.bytes).unwrap_or_default();
+                    self.held_bytes -= bytes;
+                    first_error = first_error.and(Err(error));
+                }
+            }
+        }
+        first_error
+    }
+
+    /// Decodes a data unit whose references are held.
+    fn decode(&self, header: &UnitHeader, payload: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        let references = header
+            .refs
+            .iter()
+            .map(|r| self.held.get(r).map(Vec::as_slice));
+        match references.collect::<Option<Vec<&[u8]>>>() {
+            Some(references) => decode(header, payload, &references),
+            None => Err(DecodeError::Inconsistent("refs")),
+        }
     }
 }
 
@@ -259,8 +317,7 @@ fn own_units(pieces: &[Piece]) -> impl Iterator<Item = u32> {
 }
 
 fn read_table(header: &UnitHeader, joined: &[u8]) -> Result<Table, DecodeError> {
-    let bytes = usize::try_from(header.span.bytes).unwrap_or(usize::MAX);
-    let table = decode(header, joined, bytes)?;
+    let table = decode(header, joined, &[])?;
     require(
         GroupId::of(&table) == header.group,
         DecodeError::Inconsistent("group id"),
@@ -268,15 +325,21 @@ fn read_table(header: &UnitHeader, joined: &[u8]) -> Result<Table, DecodeError> 
     Table::parse(table, header.table_units, header.units - header.table_units)
 }
 
-/// Decodes a payload to exactly `bytes` bytes.
-fn decode(header: &UnitHeader, payload: &[u8], bytes: usize) -> Result<Vec<u8>, DecodeError> {
+/// Decodes a payload to exactly as many bytes as the header says.
+fn decode(
+    header: &UnitHeader,
+    payload: &[u8],
+    references: &[&[u8]],
+) -> Result<Vec<u8>, DecodeError> {
+    let bytes = usize::try_from(header.span.bytes).unwrap_or(usize::MAX);
+    let modelled = |model| model::decode(model, payload, bytes, references);
     let raw = match header.method {
         Method::Stored => Some(payload.to_vec()),
         Method::Zstd => expand(payload, bytes),
-        Method::Planes => Shape::split(payload).and_then(|(shape, frame)| {
-            let planes = expand(frame, bytes)?;
-            join_planes(&planes, shape)
-        }),
+        Method::Planes => expand(payload, bytes).and_then(|planes| join_planes(&planes)),
+        Method::Fast => modelled(Model::Fast),
+        Method::Link => modelled(Model::Link),
+        Method::Archive => modelled(Model::Archive),
     };
     raw.filter(|raw| raw.len() == bytes)
         .ok_or(DecodeError::Payload(header.number))

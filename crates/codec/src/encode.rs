@@ -5,6 +5,7 @@
 //! version 1 makes of them is exactly the files.
 //! May not: refuse a file for what is in it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use study::Digest;
@@ -14,8 +15,10 @@ use zstd::bulk::Compressor;
 use crate::format::{
     GROUP_UNITS_MAX, GroupId, Kind, Method, RAW_BYTES_MAX, Span, Tier, UnitHeader,
 };
-use crate::planes::{Shape, split_planes};
-use crate::split::pixels_of;
+use crate::model::{self, Model, Shape};
+use crate::order::{Turn, order};
+use crate::planes::split_planes;
+use crate::split::{Pixels, pixels_of};
 use crate::table::{FileEntry, GROUP_FILES_MAX, NAME_BYTES_MAX, Planned, compose};
 
 /// Says why files cannot be a group. What is in them is never a reason.
@@ -74,7 +77,7 @@ pub fn encode_group(sources: &[Source<'_>], tier: Tier) -> Result<Vec<Unit>, Enc
         .iter()
         .map(|unit| Planned {
             span: unit.span(),
-            refs: Vec::new(),
+            refs: unit.references.clone(),
         })
         .collect();
     let table = compose(&files, &spans, &group.inline);
@@ -87,7 +90,7 @@ pub fn encode_group(sources: &[Source<'_>], tier: Tier) -> Result<Vec<Unit>, Enc
         .ok()
         .filter(|units| *units <= GROUP_UNITS_MAX)
         .ok_or(EncodeError::TooLarge)?;
-    let header = |kind, method, number, span| UnitHeader {
+    let header = |kind, method, number, span, refs| UnitHeader {
         kind,
         method,
         tier,
@@ -96,7 +99,7 @@ pub fn encode_group(sources: &[Source<'_>], tier: Tier) -> Result<Vec<Unit>, Enc
         units,
         table_units,
         span,
-        refs: Vec::new(),
+        refs,
     };
 
     let mut sealed = Vec::with_capacity(table_pieces.len() + group.units.len());
@@ -107,15 +110,25 @@ pub fn encode_group(sources: &[Source<'_>], tier: Tier) -> Result<Vec<Unit>, Enc
         bytes: table_bytes,
     };
     for (piece, number) in table_pieces.iter().zip(0..) {
-        let header = header(Kind::Table, table_method, number, whole_table);
+        let header = header(Kind::Table, table_method, number, whole_table, Vec::new());
         sealed.push(Unit(header.seal(piece)));
     }
     for (unit, number) in group.units.iter().zip(table_units..) {
-        let (method, payload) =
-            squeezer.squeeze(&sources[unit.file].bytes[unit.range.clone()], unit.shape);
-        sealed.push(Unit(
-            header(Kind::Data, method, number, unit.span()).seal(&payload),
-        ));
+        let raw = |unit: &DataUnit| &sources[unit.file].bytes[unit.range.clone()];
+        let references: Vec<&[u8]> = unit
+            .references
+            .iter()
+            .filter_map(|r| group.units.get(usize::try_from(*r).ok()?).map(raw))
+            .collect();
+        let (method, payload) = squeezer.squeeze(raw(unit), unit.shape, &references);
+        let refs = match method {
+            Method::Stored | Method::Zstd | Method::Planes => Vec::new(),
+            Method::Fast | Method::Link | Method::Archive => {
+                unit.references.iter().map(|r| r + table_units).collect()
+            }
+        };
+        let header = header(Kind::Data, method, number, unit.span(), refs);
+        sealed.push(Unit(header.seal(&payload)));
     }
     Ok(sealed)
 }
@@ -132,6 +145,8 @@ struct DataUnit {
     range: Range<usize>,
     /// None: bytes that no method but zstd understands.
     shape: Option<Shape>,
+    /// The units it is predicted from, counted from the first data unit.
+    references: Vec<u32>,
 }
 
 impl DataUnit {
@@ -151,23 +166,33 @@ struct Plan {
     inline: Vec<u8>,
 }
 
+/// What slices have in common that may be predicted from each other: series, orientation, shape,
+/// length, and which part of a slice they are.
+type Stack = (Vec<u8>, Shape, usize, usize);
+
+/// A unit of pixels that has no turn yet.
+struct Slice {
+    stack: Stack,
+    place: f64,
+    number: i64,
+    unit: DataUnit,
+}
+
 impl Plan {
     fn of(sources: &[Source<'_>]) -> Self {
         let mut plan = Self::default();
+        let mut slices = Vec::new();
         for (file, source) in sources.iter().enumerate() {
             let mut rest = 0;
             if let Some(pixels) = pixels_of(source.bytes) {
                 plan.keep(file, source.bytes, 0..pixels.range.start);
-                plan.cut(
-                    file,
-                    pixels.range.clone(),
-                    pixels.unit_bytes,
-                    Some(pixels.shape),
-                );
                 rest = pixels.range.end;
+                cut_pixels(file, &pixels, &mut slices);
             }
             plan.keep(file, source.bytes, rest..source.bytes.len());
         }
+        // What has no pixels is small or odd, and goes first.
+        plan.take_turns(slices);
         plan
     }
 
@@ -176,18 +201,67 @@ impl Plan {
         if range.len() <= INLINE_BYTES_MAX && self.inline.len() + range.len() <= INLINE_TOTAL_MAX {
             self.inline.extend_from_slice(&bytes[range]);
         } else {
-            self.cut(file, range, RAW_BYTES_MAX, None);
+            let units = steps(range, RAW_BYTES_MAX).map(|range| DataUnit {
+                file,
+                range,
+                shape: None,
+                references: Vec::new(),
+            });
+            self.units.extend(units);
         }
     }
 
-    fn cut(&mut self, file: usize, range: Range<usize>, step: usize, shape: Option<Shape>) {
-        let units = range.clone().step_by(step).map(|start| DataUnit {
-            file,
-            range: start..range.end.min(start + step),
-            shape,
-        });
-        self.units.extend(units);
+    /// Plans slices in the order in which they are sent.
+    fn take_turns(&mut self, mut slices: Vec<Slice>) {
+        // Equal places, as in a slice that is taken again and again, keep the order of numbers.
+        slices.sort_by(|a, b| a.place.total_cmp(&b.place).then(a.number.cmp(&b.number)));
+        let mut stacks: BTreeMap<&Stack, Vec<usize>> = BTreeMap::new();
+        for (index, slice) in slices.iter().enumerate() {
+            stacks.entry(&slice.stack).or_default().push(index);
+        }
+        let turns = order(&stacks.into_values().collect::<Vec<_>>());
+        let mut slices: Vec<Option<DataUnit>> = slices.into_iter().map(|s| Some(s.unit)).collect();
+        let mut numbers: BTreeMap<usize, u32> = BTreeMap::new();
+        for Turn { slice, references } in turns {
+            let Some(mut unit) = slices[slice].take() else {
+                continue;
+            };
+            unit.references = references.iter().map(|r| numbers[r]).collect();
+            // Too many for numbers is too many for a group, which is found later.
+            numbers.insert(slice, u32::try_from(self.units.len()).unwrap_or(u32::MAX));
+            self.units.push(unit);
+        }
     }
+}
+
+/// Cuts a file's pixels into slices, or into parts of slices.
+fn cut_pixels(file: usize, pixels: &Pixels, slices: &mut Vec<Slice>) {
+    for (range, index) in steps(pixels.range.clone(), pixels.unit_bytes).zip(0..) {
+        let frame = i64::try_from(index).unwrap_or(i64::MAX);
+        let (part, number) = if pixels.many_frames {
+            (0, frame)
+        } else {
+            (index, pixels.number)
+        };
+        slices.push(Slice {
+            stack: (pixels.stack.clone(), pixels.shape, range.len(), part),
+            place: pixels.place,
+            number,
+            unit: DataUnit {
+                file,
+                range,
+                shape: Some(pixels.shape),
+                references: Vec::new(),
+            },
+        });
+    }
+}
+
+fn steps(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range
+        .step_by(step)
+        .map(move |start| start..end.min(start + step))
 }
 
 fn entry(source: &Source<'_>) -> FileEntry {
@@ -200,6 +274,7 @@ fn entry(source: &Source<'_>) -> FileEntry {
 
 /// The general compressor at the levels of a tier.
 struct Squeezer {
+    tier: Tier,
     table: Compressor<'static>,
     bytes: Compressor<'static>,
     planes: Compressor<'static>,
@@ -215,6 +290,7 @@ impl Squeezer {
         };
         let at = |level| Compressor::new(level).expect("levels 1 to 19 exist");
         Self {
+            tier,
             table: at(table),
             bytes: at(bytes),
             planes: at(planes),
@@ -225,15 +301,45 @@ impl Squeezer {
         smaller(compress(&mut self.table, table), table)
     }
 
-    fn squeeze(&mut self, raw: &[u8], shape: Option<Shape>) -> (Method, Vec<u8>) {
+    fn squeeze(
+        &mut self,
+        raw: &[u8],
+        shape: Option<Shape>,
+        references: &[&[u8]],
+    ) -> (Method, Vec<u8>) {
         let Some(shape) = shape else {
             return smaller(compress(&mut self.bytes, raw), raw);
         };
-        let frame = compress(&mut self.planes, &split_planes(raw, shape));
-        if frame.len() + shape.to_bytes().len() >= raw.len() {
-            return smaller(compress(&mut self.bytes, raw), raw);
+        let (method, model) = match self.tier {
+            Tier::Fast => (Method::Fast, Model::Fast),
+            Tier::Link => (Method::Link, Model::Link),
+            Tier::Archive => (Method::Archive, Model::Archive),
+        };
+        match model::encode(model, raw, shape, references) {
+            Some(payload) if payload.len() < raw.len() / 32 * 15 => (method, payload),
+            // Noise of less than a byte, or nothing to model: perhaps zstd makes more of it.
+            payload => {
+                let plain = self.squeeze_plain(raw, shape);
+                match payload {
+                    Some(payload) if payload.len() < plain.1.len() => (method, payload),
+                    Some(_) | None => plain,
+                }
+            }
         }
-        (Method::Planes, [&shape.to_bytes()[..], &frame].concat())
+    }
+
+    /// Pixels without a model.
+    fn squeeze_plain(&mut self, raw: &[u8], shape: Shape) -> (Method, Vec<u8>) {
+        let whole = smaller(compress(&mut self.bytes, raw), raw);
+        let planes = if shape.single {
+            None
+        } else {
+            split_planes(raw)
+        };
+        match planes.map(|planes| compress(&mut self.planes, &planes)) {
+            Some(frame) if frame.len() < whole.1.len() => (Method::Planes, frame),
+            Some(_) | None => whole,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of format version 1: units, the table, the pixel method, `.ctp` files.
+//! The bytes of format version 1: units, the table, the methods, `.ctp` files.
 //!
 //! In: units from outside. Out: their parsed headers, checked; or headers to send.
 //! Invariant: a header that parses belongs to a unit whose digest is right and whose numbers
@@ -13,7 +13,7 @@
 //! | 0 | 4 | magic `CTPU` |
 //! | 4 | 1 | version, 1 |
 //! | 5 | 1 | kind: 1 table, 2 data |
-//! | 6 | 1 | method: 0 stored, 1 zstd, 2 planes |
+//! | 6 | 1 | method: 0 stored, 1 zstd, 2 planes, 3 fast, 4 link, 5 archive |
 //! | 7 | 1 | tier it was made with, for information: 0 fast, 1 link, 2 archive |
 //! | 8 | 16 | group id: the first 16 bytes of BLAKE3(table), before compression |
 //! | 24 | 4 | number of this unit in its group, from 0, in sending order |
@@ -23,7 +23,7 @@
 //! | 40 | 8 | data: where in that file the bytes belong; table: 0 |
 //! | 48 | 4 | length after decoding; data: 1 to 983,040; table: of the whole table |
 //! | 52 | 4 | payload length |
-//! | 56 | 2 | how many units this one predicts from, at most 16; table: 0 |
+//! | 56 | 2 | how many units this one predicts from, at most 2; table: 0 |
 //! | 58 | 2 | 0 |
 //! | 60 | 32 | BLAKE3(bytes 0 to 59, bytes 92 to the end) |
 //! | 92 | 4 each | numbers of the units this one predicts from: data units with lower numbers |
@@ -40,7 +40,7 @@
 //! | 4 | how many files, 1 to 4,096 |
 //! | per file | 2: length of the name, at most 1,024; the name, UTF-8; 8: bytes of the file; 32: BLAKE3 of the file |
 //! | 4 | how many data units: units in the group less table units |
-//! | per data unit | 4: file; 8: where in it; 4: length; 1: how many units it may predict from, at most 16; 4 each: their numbers |
+//! | per data unit | 4: file; 8: where in it; 4: length; 1: how many units it may predict from, at most 2; 4 each: which, counted from the first data unit |
 //! | the rest | inline bytes |
 //!
 //! The spans of a file's data units do not overlap. What they leave uncovered of the files, in
@@ -50,17 +50,46 @@
 //! # Methods
 //! - *stored*: the payload is the bytes.
 //! - *zstd*: the payload is one zstd frame (RFC 8878).
-//! - *planes*, for rows of 16-bit little-endian pixels: 2 bytes columns (at least 1), 1 byte flags
-//!   (bit 0: the pixels are signed; the rest 0), 1 byte 0, then one zstd frame of two planes: the
-//!   low bytes of all residuals in order of the pixels, then all their high bytes. The length
-//!   after decoding is a multiple of 2 x columns. Of signed pixels the top bit is inverted first.
-//!   With W, N, NW the neighbours at the left, above, and above left, the prediction is
-//!   `min(W, N)` if `NW >= max(W, N)`, `max(W, N)` if `NW <= min(W, N)`, else `W + N - NW`; above
-//!   the first row all pixels are 0; in the first column W and NW are N. The difference d of pixel
-//!   and prediction, modulo 65,536 and taken as signed, becomes the residual 2d if d >= 0, else
-//!   -2d - 1.
+//! - *planes*: the payload is one zstd frame of all bytes at even places, then all at odd ones.
+//! - *fast*, *link*, *archive*: whole rows of pixels, by a model, predicted from up to two other
+//!   units, whose decoded bytes are as many and are read as pixels in the same way.
 //!
-//! No method of version 1 predicts from other units: the list in the unit is empty.
+//! ## What the models have in common
+//! A payload begins with 2 bytes columns (16 to 8,192), 1 byte flags (bit 0: pixels are two's
+//! complement, bit 1: big endian, bit 2: one byte each; else two; the rest 0), 1 byte 0, 2 bytes
+//! each the least and the greatest value. The length after decoding is a multiple of a row. Of
+//! signed pixels the top bit is inverted, so that values are unsigned.
+//!
+//! Numbers are integers, or IEEE 754 binary32 (f32) with `+ - * /` one after the other in the order
+//! of the code, never fused; tables are made in binary64 in the same way. Rows have margins of 8:
+//! of a reference they repeat the edge; in the slice being coded the left margin is the value above
+//! the first pixel, the right one the row's last pixel, and above the first row lies what lies above
+//! the first reference, or else the least value. *Taps* are neighbours less the mean of the west,
+//! north, north-west and north-east ones in the same plane; weights for them are solved from sums
+//! of products of taps, each weighted by 1 / (expected error squared + 4), by elimination four
+//! pivots at a time. A pixel whose west, north, north-west, north-east and west-west neighbours are
+//! equal begins, in *link* and *archive*, with one bit that says whether it is equal, too.
+//!
+//! *link* and *archive* end in a range coder: 64 bits of range, 32 bits out at a time, the most
+//! significant byte first; the decoder reads zeros past the end. Probabilities are in 1/65,536.
+//!
+//! - *link*: 32 taps; blocks of 32 columns have sums (every fourth pixel) and weights, solved every
+//!   4th row from the block's sums and half of those beside, then faded by 3/4. The error is told in
+//!   16 buckets around the mean, whose width is a power of two of the expected error; their shares
+//!   are the average of two sets that adapt, chosen by expected error with the mean's fraction and
+//!   with the two nearest errors. Then the highest bit within the bucket, then the rest.
+//! - *archive*: 48 taps; blocks of 16 columns have sums that fade by 0.8 and by 0.96 a row; each is
+//!   solved for a nested pair of predictors, which are blended by how well they did around. The
+//!   expected error is a learned sum of what is seen. The value is told by decisions: above the
+//!   mean or not, how many buckets away, where in the bucket; each by two distributions and five
+//!   counters, mixed by two sets of learned weights.
+//! - *fast*: per 64 rows, 10 weights of the slice's taps and, with a reference, 9 of its own (2 bytes
+//!   each, signed, in 1/4,096); then 30 prefix codes of at most 12 bits; then the errors in bits,
+//!   the least significant first: in each of 27 contexts by the errors around with a code, and in
+//!   context 0, where there are none, as the length of a run and the error that ends it.
+//!
+//! The exact constants and orders are those of `codec::model`, whose modules are written once for
+//! both directions, and of the golden files in its tests.
 //!
 //! # `.ctp` file
 //! | bytes | field |
@@ -91,7 +120,7 @@ pub(crate) const RAW_BYTES_MAX: usize = 960 << 10;
 /// How many units one group has.
 pub(crate) const GROUP_UNITS_MAX: u32 = 1 << 16;
 /// How many units one unit may predict from.
-pub(crate) const REFS_MAX: usize = 16;
+pub(crate) const REFS_MAX: usize = 2;
 /// The fixed part of a unit, magic to digest.
 pub const HEADER_BYTES: usize = 92;
 
@@ -169,17 +198,55 @@ pub enum Method {
     Stored,
     /// One zstd frame.
     Zstd,
-    /// 16-bit pixels: predicted, split into byte planes, zstd.
+    /// Split into even and odd bytes, zstd.
     Planes,
+    /// Pixels, by the model of tier `fast`.
+    Fast,
+    /// Pixels, by the model of tier `link`.
+    Link,
+    /// Pixels, by the model of tier `archive`.
+    Archive,
 }
 
 impl Method {
+    /// All methods, by their numbers.
+    const ALL: [Self; 6] = [
+        Self::Stored,
+        Self::Zstd,
+        Self::Planes,
+        Self::Fast,
+        Self::Link,
+        Self::Archive,
+    ];
+
+    /// Whether it may be used for a table.
+    const fn is_general(self) -> bool {
+        match self {
+            Self::Stored | Self::Zstd => true,
+            Self::Planes | Self::Fast | Self::Link | Self::Archive => false,
+        }
+    }
+
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Stored => 0,
+            Self::Zstd => 1,
+            Self::Planes => 2,
+            Self::Fast => 3,
+            Self::Link => 4,
+            Self::Archive => 5,
+        }
+    }
+
     /// The word used in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
             Self::Zstd => "zstd",
             Self::Planes => "planes",
+            Self::Fast => "fast",
+            Self::Link => "link",
+            Self::Archive => "archive",
         }
     }
 }
@@ -308,12 +375,10 @@ impl UnitHeader {
             2 => Kind::Data,
             _ => return Err(DecodeError::Inconsistent("kind")),
         };
-        let method = match method {
-            0 => Method::Stored,
-            1 => Method::Zstd,
-            2 => Method::Planes,
-            other => return Err(DecodeError::UnknownMethod(other)),
-        };
+        let method = Method::ALL
+            .into_iter()
+            .find(|m| m.byte() == method)
+            .ok_or(DecodeError::UnknownMethod(method))?;
         let tier = Tier::ALL
             .into_iter()
             .find(|t| t.byte() == tier)
@@ -378,7 +443,7 @@ impl UnitHeader {
         let raw = usize::try_from(self.span.bytes).unwrap_or(usize::MAX);
         match self.kind {
             Kind::Table => require(
-                self.span.file == 0 && self.span.offset == 0 && self.method != Method::Planes,
+                self.span.file == 0 && self.span.offset == 0 && self.method.is_general(),
                 DecodeError::Inconsistent("table unit"),
             ),
             Kind::Data => require(
@@ -394,16 +459,11 @@ impl UnitHeader {
             Kind::Table => 1,
             Kind::Data => 2,
         };
-        let method = match self.method {
-            Method::Stored => 0,
-            Method::Zstd => 1,
-            Method::Planes => 2,
-        };
         let payload_bytes = u32::try_from(payload.len()).expect("a payload is under 1 MiB");
-        let refs = u16::try_from(self.refs.len()).expect("at most 16 refs");
+        let refs = u16::try_from(self.refs.len()).expect("at most 2 refs");
         let mut unit = Vec::with_capacity(HEADER_BYTES + 4 * self.refs.len() + payload.len());
         unit.extend_from_slice(&MAGIC);
-        unit.extend_from_slice(&[VERSION, kind, method, self.tier.byte()]);
+        unit.extend_from_slice(&[VERSION, kind, self.method.byte(), self.tier.byte()]);
         unit.extend_from_slice(&self.group.0);
         for number in [self.number, self.units, self.table_units, self.span.file] {
             unit.extend_from_slice(&number.to_le_bytes());

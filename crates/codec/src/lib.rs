@@ -28,6 +28,8 @@ pub mod format;
 
 mod decode;
 mod encode;
+mod model;
+mod order;
 mod planes;
 mod reader;
 mod split;

@@ -163,7 +163,8 @@ fn a_torn_file_gives_all_before_the_tear() {
         let out = format!("out{part}");
         assert_eq!(bench.code(&["decode", "torn.ctp", "-o", &out]), 1);
         let got = contents(&bench.at(&out));
-        assert_eq!(got, files[..got.len()]);
+        // A spread over the slices goes first, so that they are not the first ones by name.
+        assert!(got.iter().all(|file| files.contains(file)));
         assert!(got.len() >= most);
         most = got.len();
         assert_eq!(bench.code(&["verify", "torn.ctp", "in"]), 1);

@@ -9,7 +9,7 @@ use codec::{Decoder, Kind, Limits, Method, Source, Tier, UnitHeader, encode_grou
 
 /// BLAKE3 of what the golden files hold, in order; written down so that a change in the code that
 /// makes the test files is not mistaken for a change of the format.
-const DIGESTS: [(&str, &str); 12] = [
+const DIGESTS: [(&str, &str); 19] = [
     (
         "a/unsigned.dcm",
         "2a5863aba29972919b0244cd907ba72ce17494034cc15d6fb39c26a5858150f1",
@@ -58,6 +58,34 @@ const DIGESTS: [(&str, &str); 12] = [
         "noise.dcm",
         "12476f815d5ccc714e9432784a01b1084291dd948f3d73d4b5ae12498cb5357f",
     ),
+    (
+        "narrow.dcm",
+        "c012edab259102e177fb50f3edac8e62d38b8e8b151732e73023bf13a130bf47",
+    ),
+    (
+        "s/1.dcm",
+        "8db47e817cf8613f631677197f50cb0de453603584e61190a37613bc711898fe",
+    ),
+    (
+        "s/2.dcm",
+        "5aead2221b603527fb413da7bc613ee2a92bd95ea5ef40e43cc04e77ef2c2b90",
+    ),
+    (
+        "s/3.dcm",
+        "d6738d9acc2a63f8e5009c75fd86264eaca718b2677b15c282a6ccbfb9f34ab7",
+    ),
+    (
+        "s/4.dcm",
+        "de0586dbde9a0deac3ee22c56bc1f9dea92acf3a3676aef62d0de33b0f25a31d",
+    ),
+    (
+        "s/5.dcm",
+        "ca8ed355843917fb2aaf78ba50ef626a966f3c8cf432e60d19cf790541d9bd00",
+    ),
+    (
+        "wide.dcm",
+        "e815010d17bfafa34e0388c34ef5b3dc23dcf96cd038ecb7c906a37dc3a44284",
+    ),
 ];
 
 fn path(tier: Tier) -> PathBuf {
@@ -82,8 +110,14 @@ fn version_1_files_decode_to_the_same_bytes() {
         }
         assert_eq!(rest, seal.trailer());
         // The golden files are worth something only if every method is in them.
+        let model = match tier {
+            Tier::Fast => Method::Fast,
+            Tier::Link => Method::Link,
+            Tier::Archive => Method::Archive,
+        };
         for expected in [
             (Kind::Table, Method::Zstd),
+            (Kind::Data, model),
             (Kind::Data, Method::Planes),
             (Kind::Data, Method::Stored),
             (Kind::Data, Method::Zstd),
@@ -137,8 +171,33 @@ fn golden_files() -> Vec<(&'static str, Vec<u8>)> {
     let mut files = common::mixed_files();
     files.retain(|(name, _)| *name != "long.bin");
     files.push(("long text", b"lossless ".repeat(8_000)));
-    // Pixels that no predictor makes smaller.
+    // Pixels that no model makes smaller; and such that zstd does.
     let noise = common::Noise(13).bytes(24 * 16 * 2);
     files.push(("noise.dcm", common::Slice::small(14).wrap(&noise)));
+    let narrow = common::Slice {
+        rows: 300,
+        columns: 8,
+        ..common::Slice::small(15)
+    };
+    files.push(("narrow.dcm", narrow.file()));
+    // A stack with references on both sides, and values over the whole range.
+    for (number, name) in (20..).zip(["s/1.dcm", "s/2.dcm", "s/3.dcm", "s/4.dcm", "s/5.dcm"]) {
+        let slice = common::Slice {
+            rows: 40,
+            columns: 56,
+            signed: true,
+            ..common::Slice::small(number)
+        };
+        files.push((name, slice.file()));
+    }
+    let wide = common::Slice {
+        rows: 40,
+        columns: 56,
+        ..common::Slice::small(30)
+    };
+    let pixels: Vec<u8> = (0..40 * 56_u32)
+        .flat_map(|i| (i * i * 29 / 3).to_le_bytes().into_iter().take(2))
+        .collect();
+    files.push(("wide.dcm", wide.wrap(&pixels)));
     files
 }

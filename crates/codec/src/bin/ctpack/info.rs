@@ -35,7 +35,7 @@ pub(crate) fn run(input: &Path) -> anyhow::Result<Report> {
     )?;
     write!(
         text,
-        "tables and headers {bytes_tables} bytes; files in order of sending; "
+        "tables and headers {bytes_tables} bytes; in each group a spread over the slices goes first; "
     )?;
     write!(
         text,
@@ -49,7 +49,7 @@ pub(crate) fn run(input: &Path) -> anyhow::Result<Report> {
             "complete": complete,
             "faults": archive.faults,
             "tier": tier.join("+"),
-            "order": "as_listed",
+            "order": "spread",
             "instances": count,
             "groups": groups,
             "bytes_original": bytes_original,
