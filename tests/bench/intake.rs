@@ -25,6 +25,7 @@ use dimse::scu::{Association, Instance as Stored, Proposal, ScuConfig};
 use kit::peers;
 use kit::phantom::{Instance, Phantom, write_folder};
 use kit::process::{self, Programs, Role, Running};
+use kit::voucher::enrol_offline;
 use kit::wait::until;
 use serde_json::{Value, json};
 use study::{AeTitle, SopInstanceUid};
@@ -289,7 +290,7 @@ impl Receiver {
     /// The box with its built-in settings, but for the ports. Its voucher names a hub that is not
     /// there: everything is sealed and packed for it, and nothing leaves.
     fn agent(programs: &Programs, folder: &Path) -> Result<Self> {
-        enrol_offline(programs, folder)?;
+        enrol_offline(programs, folder, &folder.join("agent"))?;
         let mut command = programs.command(Role::Agent);
         command.args(["serve", "--dicom-port", "0", "--console-port", "0"]);
         command.env("AGENT__INTAKE__BIND", "127.0.0.1");
@@ -430,29 +431,6 @@ impl Row {
             agent / bare,
         )
     }
-}
-
-/// Makes a fleet, and gives the box its voucher.
-fn enrol_offline(programs: &Programs, folder: &Path) -> Result<()> {
-    let path = |name: &str| folder.join(name);
-    let (fleet, voucher) = (path("fleet"), path("voucher"));
-    let provision = |words: &[&str], output: Option<&Path>| {
-        let (verb, rest) = words.split_first().context("a command")?;
-        let mut args = vec![PathBuf::from(verb), fleet.clone()];
-        args.extend(rest.iter().map(PathBuf::from));
-        args.extend(output.map(Path::to_owned));
-        programs.run(Role::Provision, &args)?.success()
-    };
-    provision(&["init"], None)?;
-    let hub = ["hub", "--name", "hub", "--address", "127.0.0.1:9", "-o"];
-    provision(&hub, Some(&path("hub")))?;
-    provision(&["unit", "--site", "bench", "-o"], Some(&voucher))?;
-    let enrol = ["enrol", "--offline", "--voucher"].map(PathBuf::from);
-    let args = enrol
-        .into_iter()
-        .chain([voucher, "--data".into(), path("agent")]);
-    let enrolled = programs.run(Role::Agent, &args.collect::<Vec<_>>())?;
-    enrolled.success().map(drop)
 }
 
 /// The middle one of sorted figures; not a number when there is none.

@@ -1,4 +1,5 @@
-//! A box alone: it takes studies in, no hub has ever heard of it. And how long campaigns are.
+//! A box alone: it takes studies in and packs them for a hub that it never reaches. And how long
+//! campaigns are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use std::process::Command;
 use kit::modality::Modality;
 use kit::phantom::Instance;
 use kit::process::{Finished, Programs, Role, Running};
+use kit::voucher::enrol_offline;
 use kit::world::{same, words};
 use serde_json::Value;
 use study::SopInstanceUid;
@@ -39,7 +41,7 @@ pub(crate) fn report(line: &str) {
     writeln!(out, "{line}").unwrap();
 }
 
-/// A box without a fleet.
+/// A box whose hub is nowhere.
 pub(crate) struct Lone {
     running: Option<Running>,
     programs: Programs,
@@ -50,7 +52,7 @@ pub(crate) struct Lone {
 }
 
 impl Lone {
-    /// A box whose folder lies in `place` and its log `aside`; it does not run yet.
+    /// A box whose folder lies in `place`, its log and its fleet `aside`; it does not run yet.
     pub(crate) fn new(
         programs: Programs,
         place: &Path,
@@ -58,10 +60,12 @@ impl Lone {
         settings: &[(&str, &str)],
     ) -> Self {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let folder = place.join("box");
+        enrol_offline(&programs, aside, &folder).unwrap();
         Self {
             running: None,
             programs,
-            folder: place.join("box"),
+            folder,
             aside: aside.to_owned(),
             wrapper: Vec::new(),
             settings: settings.iter().map(own).collect(),

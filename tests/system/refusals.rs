@@ -144,11 +144,26 @@ fn world_of_impostor() -> (World, NodeKey) {
     (world, key)
 }
 
+/// A data key of study 2.25.1, sealed to the hub; what is sent as sealed with it is not.
+fn envelope(world: &World) -> Vec<u8> {
+    let hub = sealing::KeyFile::load(&world.path("hub").join("store.key")).unwrap();
+    let key = sealing::DataKey::generate();
+    let envelope = sealing::Envelope::seal(&key, "2.25.1", hub.public_key());
+    sealing::KeyEnvelope {
+        key: key.id(),
+        envelope,
+    }
+    .to_cbor()
+}
+
 #[test]
 fn a_chunk_with_a_flipped_bit_is_refused_by_the_hub_and_comes_again() {
     let (mut world, key) = world_of_impostor();
     let mut unit = call(&mut world, &key, &key);
-    let manifest = unit.shelf.study(&key, "2.25.1", 3, 100_000);
+    let envelope = envelope(&world);
+    let manifest = unit
+        .shelf
+        .study_sealed(&key, "2.25.1", (3, 100_000), Some(envelope));
     let (digest, chunk) = {
         let chunk = manifest.manifest().chunks().nth(1).unwrap();
         (manifest.digest(), chunk.digest)
@@ -158,7 +173,7 @@ fn a_chunk_with_a_flipped_bit_is_refused_by_the_hub_and_comes_again() {
     unit.told(|event| matches!(event, Event::ChunkDamaged { chunk: 1, .. }));
     unit.shelf.spoil(&chunk);
     unit.told(|event| matches!(event, Event::Delivered { manifest } if *manifest == digest));
-    // Its bytes are right and no codec unit: that is no study, and gets no receipt.
+    // Its bytes are those of its name and do not open: that is no study, and gets no receipt.
     wait_log("receipt refused", || world.hub().unwrap().log().unwrap());
     drop(unit);
     world.start_agent().unwrap();
@@ -189,7 +204,13 @@ fn a_manifest_that_another_key_signed_ends_that_contact_and_no_more() {
 fn bytes_that_the_hub_holds_are_counted_when_they_come_again() {
     let (mut world, key) = world_of_impostor();
     let mut unit = call(&mut world, &key, &key);
-    let manifest = unit.shelf.study(&key, "2.25.1", 2, 400_000);
+    let envelope = envelope(&world);
+    let study = |unit: &Impostor| {
+        let envelope = Some(envelope.clone());
+        unit.shelf
+            .study_sealed(&key, "2.25.1", (2, 400_000), envelope)
+    };
+    let manifest = study(&unit);
     let last = manifest.manifest().chunks().nth(1).unwrap().digest;
     // The second chunk never becomes whole, so that the manifest stays open; the first is held.
     unit.shelf.spoil(&last);
@@ -198,7 +219,7 @@ fn bytes_that_the_hub_holds_are_counted_when_they_come_again() {
     unit.leave();
 
     let mut unit = call(&mut world, &key, &key);
-    assert_eq!(unit.shelf.study(&key, "2.25.1", 2, 400_000), manifest);
+    assert_eq!(study(&unit), manifest);
     unit.offer(manifest);
     unit.told(|event| matches!(event, Event::Delivered { .. }));
     let read = unit.shelf.read_bytes();

@@ -55,6 +55,17 @@ impl MemoryShelf {
 
     /// Makes a signed study of so many chunks of so many bytes and keeps its chunks.
     pub fn study(&self, key: &NodeKey, uid: &str, chunks: u32, chunk_bytes: u32) -> SignedManifest {
+        self.study_sealed(key, uid, (chunks, chunk_bytes), None)
+    }
+
+    /// The same, with the envelope of a data key that the chunks are said to be sealed with.
+    pub fn study_sealed(
+        &self,
+        key: &NodeKey,
+        uid: &str,
+        (chunks, chunk_bytes): (u32, u32),
+        envelope: Option<Vec<u8>>,
+    ) -> SignedManifest {
         let mut state = self.state();
         let chunks: Vec<ChunkRef> = (0..chunks)
             .map(|number| {
@@ -91,7 +102,7 @@ impl MemoryShelf {
                     bytes_original: bytes,
                     form: GroupForm::Codec,
                 }],
-                envelope: None,
+                envelope,
             },
         )
     }

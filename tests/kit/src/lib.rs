@@ -14,5 +14,6 @@ pub mod phantom;
 pub mod process;
 pub mod relay;
 pub mod seeded;
+pub mod voucher;
 pub mod wait;
 pub mod world;
