@@ -18,6 +18,7 @@ mod fault_fs_box;
 mod fault_fs_hub;
 mod fault_fs_own;
 mod flips;
+mod gap;
 mod impostor;
 mod kills;
 mod link;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal};
 
+use crate::gap::{Namespace, namespace};
 use crate::wait::until;
 
 /// Names the process that started us; we end with it.
@@ -126,17 +127,33 @@ fn end_with_parent() {
 #[derive(Debug, Clone)]
 pub struct Programs {
     exe: PathBuf,
+    /// Programs that run inside a network namespace, and its name.
+    places: Vec<(Role, String)>,
 }
 
 impl Programs {
     /// The binary at this path; tests pass `env!("CARGO_BIN_EXE_chasqui-all")`.
     pub fn at(exe: impl Into<PathBuf>) -> Self {
-        Self { exe: exe.into() }
+        Self {
+            exe: exe.into(),
+            places: Vec::new(),
+        }
+    }
+
+    /// The same, with one of the programs inside a network namespace.
+    pub fn placing(mut self, role: Role, namespace: &Namespace) -> Self {
+        self.places.push((role, namespace.name().to_owned()));
+        self
     }
 
     /// A command line of one program, for callers with wishes of their own.
     pub fn command(&self, role: Role) -> Command {
-        let mut command = Command::new(&self.exe);
+        let place = self.places.iter().find(|(placed, _)| *placed == role);
+        let mut command = match place {
+            // It becomes the program, so that signals and deaths need no help.
+            Some((_, namespace)) => namespace::command(namespace, &self.exe),
+            None => Command::new(&self.exe),
+        };
         command
             .arg(role.name())
             .env(PARENT_VARIABLE, std::process::id().to_string());

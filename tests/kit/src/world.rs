@@ -2,7 +2,7 @@
 //!
 //! In: the binary, a link profile, a consent policy. Out: a provisioned fleet with a hub, a link
 //! and an enrolled box that run, and the questions a test asks them.
-//! Invariant: the box reaches the hub through the relay only; nothing runs when the world is gone.
+//! Invariant: the box reaches the hub through the link only; nothing runs when the world is gone.
 //! May not: know what the programs keep in their folders; it asks them.
 
 use std::ffi::OsString;
@@ -46,6 +46,8 @@ pub struct WorldConfig {
     pub agent_env: Vec<(String, String)>,
     /// Further settings of the hub.
     pub hub_env: Vec<(String, String)>,
+    /// Where the hub is when the caller brings the link itself; none: behind a relay.
+    pub hub_at: Option<SocketAddr>,
 }
 
 impl WorldConfig {
@@ -58,6 +60,7 @@ impl WorldConfig {
             consent: Consent::Emergency,
             agent_env: vec![quiet],
             hub_env: Vec::new(),
+            hub_at: None,
         }
     }
 }
@@ -88,7 +91,7 @@ impl World {
     /// The same without a box: for tests of enrolment.
     pub fn without_unit(programs: Programs, config: WorldConfig) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("chasqui-").tempdir()?;
-        let link = free_udp_port()?;
+        let link = config.hub_at.map_or_else(free_udp_port, Ok)?;
         let relay_config = RelayConfig::to(link, config.profile, config.seed);
         let relay_log = folder.path().join("relay.log");
         let relay = RelayProcess::start(&programs, relay_config, &relay_log)?;
@@ -129,10 +132,15 @@ impl World {
 
     /// Enrols the box through the relay.
     pub fn enrol(&self, voucher: &Path) -> anyhow::Result<Finished> {
-        let hub = self.relay.address().to_string();
+        let hub = self.reach().to_string();
         self.agent_command(
             words(["enrol", "--voucher"], [voucher.to_owned()]).chain(words(["--hub", &hub], [])),
         )
+    }
+
+    /// Where the box calls.
+    fn reach(&self) -> SocketAddr {
+        self.config.hub_at.unwrap_or_else(|| self.relay.address())
     }
 
     /// Gives the hub the fleet document as provisioning left it.
@@ -160,7 +168,7 @@ impl World {
         let mut command = self.programs.command(Role::Agent);
         command.args(["serve", "--dicom-port", "0", "--console-port", "0"]);
         command
-            .args(["--hub", &self.relay.address().to_string(), "--data"])
+            .args(["--hub", &self.reach().to_string(), "--data"])
             .arg(self.path("agent"));
         command.envs(self.config.agent_env.iter().cloned());
         self.agent = Some(Running::start(

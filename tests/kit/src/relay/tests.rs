@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -102,4 +104,44 @@ fn a_relay_that_ended_leaves_its_port() {
     let (length, _) = hub.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"from the same box");
     assert_eq!(again.counters().up.delivered, 1);
+}
+
+#[test]
+fn datagrams_arrive_spoilt_doubled_and_overtaken_in_their_shares() {
+    let mut profile = Profile::none();
+    profile.up.faults = Faults {
+        reorder_share: 0.1,
+        reorder_by: Duration::from_millis(30),
+        corrupt_share: 0.2,
+        duplicate_share: 0.2,
+    };
+    let (relay, hub, unit) = ends(profile);
+    // Few enough for the buffer of a socket that nobody reads meanwhile.
+    for number in 0..100u32 {
+        unit.send(&[number.to_be_bytes(); 64].concat()).unwrap();
+    }
+    let counters = crate::wait::until(2 * SECOND, "all to arrive", || {
+        let up = relay.counters().up;
+        (up.delivered == 100).then_some(up)
+    });
+    let counters = counters.unwrap();
+    let (mut numbers, mut spoilt, mut buffer) = (Vec::new(), 0, [0; 300]);
+    for _ in 0..counters.delivered + counters.duplicated {
+        let length = hub.recv(&mut buffer).unwrap();
+        let words: Vec<_> = buffer[..length].chunks(4).collect();
+        let number = words
+            .iter()
+            .find(|word| words.iter().filter(|w| w == word).count() > 3);
+        numbers.push(u32::from_be_bytes(number.unwrap()[..].try_into().unwrap()));
+        spoilt += u64::from(words.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+    assert!(counters.duplicated > 10 && counters.corrupted > 10 && counters.held_back > 4);
+    assert!(
+        spoilt >= counters.corrupted,
+        "one that is spoilt may come twice"
+    );
+    assert!(!numbers.is_sorted());
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert!(numbers.into_iter().eq(0..100));
 }
