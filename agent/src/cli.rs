@@ -297,6 +297,7 @@ struct CheckArgs {
 
 /// Runs one command; `args` begins with the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    identity::files::keep_memory_private();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {

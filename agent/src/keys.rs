@@ -92,6 +92,8 @@ pub struct Keys(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    /// One PIN is tried at a time, so that many at once are no way around the waiting.
+    trying: Mutex<()>,
     held: Mutex<Held>,
 }
 
@@ -153,6 +155,7 @@ impl Keys {
         };
         Ok(Self(Arc::new(Inner {
             path,
+            trying: Mutex::new(()),
             held: Mutex::new(held),
         })))
     }
@@ -271,6 +274,7 @@ impl Keys {
 impl Keys {
     /// Sets the PIN, or exchanges it for another one. Computes for a part of a second.
     pub fn set_pin(&self, old: Option<&Pin>, new: &Pin) -> Result<(), KeysError> {
+        let _one = self.one_at_a_time();
         self.may_try()?;
         let lock = |pin| Lock { pin, share: None };
         let state = self.state();
@@ -306,6 +310,7 @@ impl Keys {
             VaultState::Zeroised => return Err(KeysError::Zeroised),
             VaultState::Locked | VaultState::Unlocked => {}
         }
+        let _one = self.one_at_a_time();
         self.may_try()?;
         let key = self.unwrap(pin)?;
         let mut held = self.held();
@@ -352,6 +357,10 @@ impl Keys {
         locks
     }
 
+    fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.0.trying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether another PIN may be tried now.
     fn may_try(&self) -> Result<(), KeysError> {
         let left_ms = self.held().wait_until_ms.saturating_sub(clock::count_ms());
@@ -380,7 +389,9 @@ fn load(folder: &Path, path: &Path) -> Result<KeyFile, KeysError> {
     if path.exists() {
         return Ok(KeyFile::load(path)?);
     }
-    if folder.join("index.sqlite").exists() || folder.join("grant.cose").exists() {
+    // The index may be the one that was put aside, or lost as well.
+    let traces = ["index.sqlite", "grant.cose", "segments"];
+    if traces.iter().any(|trace| folder.join(trace).exists()) {
         return Err(KeysError::KeyLost(folder.into()));
     }
     Ok(KeyFile::Plain(KeyFile::create(path)?))

@@ -162,7 +162,8 @@ impl Reports {
     }
 }
 
-fn word(status: ReportStatus) -> &'static str {
+/// The word for a report's status in JSON and tables.
+pub(crate) fn word(status: ReportStatus) -> &'static str {
     match status {
         ReportStatus::Preliminary => "preliminary",
         ReportStatus::Final => "final",

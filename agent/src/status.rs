@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use study::StudyUid;
 
 use crate::commands::Rooms;
-use crate::reports::JudgedReport;
-use crate::vault::{Custody, JournalState, StudyOverview, VaultError};
+use crate::reports::{JudgedReport, Refusal, word};
+use crate::vault::{Custody, JournalState, ReportFault, StudyOverview, VaultError};
 
 /// What a byte that is not packed yet will cost on the link, in percent, until the codec has said.
 const PACKED_PERCENT_GUESS: u64 = 50;
@@ -195,6 +195,14 @@ fn report(report: &JudgedReport) -> Value {
             "licence": verified.credential.licence.as_str(),
             "signed_at": verified.document.signed_at_ms,
         }),
+        // Nothing is known of its signature yet; what there is, is the hub's word.
+        Err(Refusal::Fault(ReportFault::Locked(_))) => json!({
+            "study_instance_uid": study,
+            "valid": Value::Null,
+            "status": word(report.stored.status),
+            "critical": report.stored.critical,
+            "sealed": true,
+        }),
         Err(refusal) => json!({
             "study_instance_uid": study,
             "valid": false,
@@ -362,6 +370,14 @@ pub(crate) fn report_table(document: &Value) -> String {
                 &mut text,
                 format_args!("{study}  {status}  signed by {name} ({licence})"),
             );
+        } else if report["sealed"].as_bool() == Some(true) {
+            let status = word("status");
+            write_line(
+                &mut text,
+                format_args!(
+                    "{study}  {status} (the hub's word)  sealed: give the PIN to check who signed it"
+                ),
+            );
         } else {
             write_line(
                 &mut text,
@@ -413,6 +429,15 @@ pub(crate) fn rebuild_text(found: &Value) -> String {
             &mut text,
             format_args!("{count} group(s) of images are not whole: see `scrub`"),
         );
+    }
+    if let Some(count) = found["damaged"].as_u64().filter(|count| *count > 0) {
+        let what = "DAMAGED: they are not what was stored, see `status`";
+        write_line(&mut text, format_args!("{count} record(s) {what}"));
+    }
+    if let Some(bytes) = found["cut_bytes"].as_u64().filter(|bytes| *bytes > 0) {
+        let what = "at the ends of segments were no records and are gone: what a power cut leaves \
+                    looks so, and so does a last record that has rotted";
+        write_line(&mut text, format_args!("{bytes} byte(s) {what}"));
     }
     text
 }

@@ -23,6 +23,7 @@ use crate::{fleet, run};
 
 /// Runs the program with its arguments, the program's name first.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    identity::files::keep_memory_private();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

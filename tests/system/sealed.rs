@@ -68,7 +68,7 @@ fn no_byte_at_rest_or_in_a_log_speaks_of_a_patient() {
     let mut config = WorldConfig::on(Profile::steady(8_000, 8_000, 20, 0.01));
     for env in [&mut config.agent_env, &mut config.hub_env] {
         env.push(("TMPDIR".to_owned(), temp_word.clone()));
-        env.push(("RUST_LOG".to_owned(), "trace".to_owned()));
+        env.push(("CHASQUI_LOG".to_owned(), "trace".to_owned()));
     }
     let mut world = World::start(programs(), config).unwrap();
     let (phantom, waiting) = (Phantom::small(31), Phantom::small(32));
@@ -145,6 +145,14 @@ fn a_locked_box_takes_in_and_sends_and_reads_nothing_back() {
         let text = refused.failure(1).unwrap();
         assert!(text.contains("vault is locked"), "{text}");
     }
+
+    let list = agent(&world, ["report", "list", "--json"]).json().unwrap();
+    assert_eq!(list["reports"][0]["status"], "final", "{list}");
+    assert_eq!(
+        list["reports"][0]["valid"],
+        serde_json::Value::Null,
+        "{list}"
+    );
 
     std::fs::write(&pin, "wrong horse battery\n").unwrap();
     let refused = agent(&world, ["pin", "unlock", "--pin-file", &pin_word]);

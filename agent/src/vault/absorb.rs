@@ -36,12 +36,16 @@ pub struct Absorbed {
     pub incomplete: u64,
     /// Records whose bytes are not those that were stored.
     pub damaged: u64,
+    /// Bytes at the ends of segments that were no records and were cut off: what a power cut leaves
+    /// looks so, and so does a last record whose header has rotted.
+    pub cut_bytes: u64,
 }
 
 impl Absorbed {
     /// Whether there was anything.
     pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
+        let cut_bytes = 0;
+        Self { cut_bytes, ..*self } == Self::default()
     }
 }
 
@@ -95,7 +99,7 @@ pub(super) fn absorb(
     if absorbed.damaged == 0 && absorbed.incomplete == 0 {
         for segment in packed_elsewhere {
             if is_left_over(work.sql(), unknown, &segment)? {
-                work.remove_segment_after_commit(&segment)?;
+                sealed::give_up(work, &segment)?;
             }
         }
     }
@@ -105,8 +109,15 @@ pub(super) fn absorb(
 /// Enters a file as it was taken in, unless it is held; says whether it did.
 fn enter_run(sql: &Connection, run: &Run) -> Result<bool, VaultError> {
     let known = arrivals::kept_under(sql, &run.said.sop)?;
-    // What was erased and lies here all the same has come again since.
-    let is_held = |kept: &Kept| kept.digest == run.said.digest && !kept.erased;
+    // What has gone has come again since if its key is here; else this is what was left of it
+    // between what others have in the segment. A whole record takes the place of a damaged one.
+    let has_key = has_key(sql, run)?;
+    let is_held = |kept: &Kept| {
+        let comes_again = has_key && (kept.erased || kept.let_go && run.key.is_some());
+        let is_gone = kept.erased || kept.let_go;
+        let mends = kept.useless && !run.damaged && (has_key || !is_gone);
+        kept.digest == run.said.digest && !comes_again && !mends
+    };
     if known.iter().any(is_held) {
         return Ok(false);
     }
@@ -123,6 +134,15 @@ fn enter_run(sql: &Connection, run: &Run) -> Result<bool, VaultError> {
         ])?;
     }
     Ok(true)
+}
+
+/// Whether the key of a file as it was taken in is kept; of a damaged one, any key of its study.
+fn has_key(sql: &Connection, run: &Run) -> store::rusqlite::Result<bool> {
+    let key = run.key.as_ref().map(KeyId::as_bytes);
+    sql.prepare_cached(
+        "SELECT 1 FROM data_key WHERE study_uid = ?1 AND (?2 IS NULL OR key_id = ?2)",
+    )?
+    .exists(params![run.said.study.as_str(), key])
 }
 
 /// Notes that the index knows the segments up to the last of these records: they are not looked
@@ -388,8 +408,8 @@ fn recall(sql: &Connection, fact: &Fact) -> store::rusqlite::Result<()> {
             params![said.study.as_str(), said.priority.code()],
         ),
         Fact::ReportReceived(said) => sql.execute(
-            "UPDATE report SET confirmed = 1 WHERE digest = ?1",
-            [said.report.as_bytes()],
+            "UPDATE report SET confirmed = 1 WHERE digest = ?1 AND study_uid = ?2",
+            params![said.report.as_bytes(), said.study.as_str()],
         ),
         Fact::LegalHold(said) => sql.execute(
             "UPDATE study SET legal_hold = ?2 WHERE study_uid = ?1",

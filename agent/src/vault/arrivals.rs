@@ -247,17 +247,35 @@ pub(super) fn enter(
     Ok(())
 }
 
+/// What is known under a UID. Of no use is what was set aside, what has rotted in its group and the
+/// hub has not, and what was let go and the hub has lost since.
+const KEPT_UNDER: &str = "
+    SELECT digest,
+           set_aside
+           OR gone = 0 AND EXISTS
+               (SELECT 1 FROM pack_group g JOIN chunk c USING (group_id)
+                     JOIN revision r ON r.study_uid = g.study_uid AND r.revision = g.revision
+                WHERE g.group_id = instance.group_id AND c.damaged > 0
+                  AND (r.receipt_seq IS NULL OR r.wanted))
+           OR gone = 1 AND EXISTS
+               (SELECT 1 FROM revision r WHERE r.study_uid = instance.study_uid
+                  AND r.revision = instance.revision AND r.wanted),
+           gone
+    FROM instance WHERE sop_uid = ?1";
+
 /// What is known under a UID.
 pub(super) fn kept_under(
     sql: &Connection,
     sop: &SopInstanceUid,
 ) -> store::rusqlite::Result<Vec<Kept>> {
-    sql.prepare_cached("SELECT digest, set_aside, gone = 2 FROM instance WHERE sop_uid = ?1")?
+    sql.prepare_cached(KEPT_UNDER)?
         .query_map([sop.as_str()], |row| {
+            let gone: u8 = row.get(2)?;
             Ok(Kept {
                 digest: InstanceDigest::from_digest(Digest::from_bytes(row.get(0)?)),
-                set_aside: row.get(1)?,
-                erased: row.get(2)?,
+                useless: row.get(1)?,
+                let_go: gone == 1,
+                erased: gone == 2,
             })
         })?
         .collect()
@@ -267,8 +285,7 @@ pub(super) fn kept_under(
 /// revision since which roots speak of them, if they do.
 fn make_way(sql: &Connection, said: &IntakeMeta) -> store::rusqlite::Result<Option<u32>> {
     sql.prepare_cached(
-        "DELETE FROM instance WHERE sop_uid = ?1 AND digest = ?2 AND (set_aside OR gone = 2)
-         RETURNING revision",
+        "DELETE FROM instance WHERE sop_uid = ?1 AND digest = ?2 RETURNING revision",
     )?
     .query_row(
         params![said.sop.as_str(), said.digest.digest().as_bytes()],

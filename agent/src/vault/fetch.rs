@@ -35,6 +35,9 @@ pub enum FetchError {
     /// The index leads to something else; it is not given out.
     #[error("what is stored is not instance {0} as it was taken in")]
     Other(SopInstanceUid),
+    /// The index leads to another chunk; it is not sent.
+    #[error("what is stored is not chunk {0} of its revision")]
+    OtherChunk(u32),
     /// It was let go after the hub had taken custody, or erased.
     #[error("instance {0} is not in this box any more")]
     Gone(SopInstanceUid),
@@ -65,7 +68,11 @@ impl FetchError {
     /// Whether the bytes are gone or damaged, so that to try again is no use.
     pub fn is_loss(&self) -> bool {
         match self {
-            Self::Damaged(_) | Self::Other(_) | Self::Sealed(_) | Self::NoKey(_) => true,
+            Self::Damaged(_)
+            | Self::Other(_)
+            | Self::OtherChunk(_)
+            | Self::Sealed(_)
+            | Self::NoKey(_) => true,
             Self::Store(StoreError::Damaged { .. } | StoreError::NoSegment(_)) => true,
             Self::Store(StoreError::Io { source, .. }) => {
                 source.kind() == std::io::ErrorKind::NotFound
@@ -196,17 +203,22 @@ impl Vault {
 
     /// Reads one chunk of a revision, as it is to cross; its digest has been checked.
     pub fn chunk(&self, manifest: &Digest, number: u32) -> Result<Arc<[u8]>, FetchError> {
-        let location = self.0.readers.with(|sql| {
+        let (location, digest) = self.0.readers.with(|sql| {
             sql.prepare_cached(
-                "SELECT c.segment, c.offset, c.length FROM chunk c
+                "SELECT c.segment, c.offset, c.length, c.digest FROM chunk c
                  JOIN revision r USING (study_uid, revision)
                  WHERE r.manifest_digest = ?1 AND c.number = ?2",
             )?
             .query_row(params![manifest.as_bytes(), number], |row| {
-                Location::from_row(row, 0)
+                let digest = Digest::from_bytes(row.get(3)?);
+                Ok((Location::from_row(row, 0)?, digest))
             })
         })?;
-        Ok(self.0.writer.segments().read(&location)?.into_body().into())
+        let record = self.0.writer.segments().read(&location)?;
+        if *record.digest() != digest {
+            return Err(FetchError::OtherChunk(number));
+        }
+        Ok(record.into_body().into())
     }
 
     /// Reads an instance that is to be packed: the file as it was taken in.

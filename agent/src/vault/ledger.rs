@@ -17,7 +17,8 @@ pub enum HeldAs {
     Known,
     /// Other bytes are held under the same SOP Instance UID; both are kept.
     Conflict,
-    /// The same bytes were taken in before but could not be packed: these take their place.
+    /// The same bytes were taken in before but could not be packed, or have rotted since: these
+    /// take their place.
     Mended,
 }
 
@@ -26,8 +27,10 @@ pub enum HeldAs {
 pub(super) struct Kept {
     /// Its digest when it was taken in.
     pub(super) digest: InstanceDigest,
-    /// It could not be packed: what is stored is damaged, or the codec failed on it.
-    pub(super) set_aside: bool,
+    /// It could not be packed, or what is stored is damaged, and no other node has it.
+    pub(super) useless: bool,
+    /// The hub has it, and this box does not any more.
+    pub(super) let_go: bool,
     /// Its bytes were erased here.
     pub(super) erased: bool,
 }
@@ -36,9 +39,7 @@ pub(super) struct Kept {
 pub(super) fn held_as(kept: &[Kept], arriving: InstanceDigest) -> HeldAs {
     match kept.iter().find(|kept| kept.digest == arriving) {
         Some(Kept { erased: true, .. }) => HeldAs::New,
-        Some(Kept {
-            set_aside: true, ..
-        }) => HeldAs::Mended,
+        Some(Kept { useless: true, .. }) => HeldAs::Mended,
         Some(_) => HeldAs::Known,
         None if kept.is_empty() => HeldAs::New,
         None => HeldAs::Conflict,
@@ -87,7 +88,8 @@ pub enum Custody {
     WaitingConsent,
     /// Partly at the hub.
     Crossing,
-    /// The hub's receipt for the closed revision has been verified.
+    /// The hub's receipt for the closed revision has been verified, and the hub has not said since
+    /// that it lost something.
     AtHub,
     /// Erased in the box before the hub had all of it: nobody has it.
     Erased,
@@ -106,6 +108,8 @@ pub(super) struct StudyFacts {
     pub(super) newest_closed: Option<bool>,
     /// Whether the newest revision has its receipt.
     pub(super) newest_receipted: bool,
+    /// The hub has said since that it has lost something of it.
+    pub(super) lost_at_hub: bool,
     /// Bytes that the hub has said it durably holds.
     pub(super) bytes_at_hub: u64,
     /// Bytes of all revisions.
@@ -116,7 +120,7 @@ impl StudyFacts {
     /// Where custody of the whole study lies.
     pub(super) fn custody(&self) -> Custody {
         let complete = self.unpacked == 0 && self.newest_closed == Some(true);
-        if complete && self.newest_receipted {
+        if complete && self.newest_receipted && !self.lost_at_hub {
             Custody::AtHub
         } else if self.erased {
             Custody::Erased
@@ -177,7 +181,8 @@ mod tests {
     fn the_same_bytes_are_known_and_other_bytes_conflict() {
         let kept = |text: &[u8]| Kept {
             digest: digest(text),
-            set_aside: false,
+            useless: false,
+            let_go: false,
             erased: false,
         };
         assert_eq!(held_as(&[], digest(b"a")), HeldAs::New);
@@ -185,12 +190,12 @@ mod tests {
         assert_eq!(held_as(&[kept(b"a")], digest(b"b")), HeldAs::Conflict);
         let both = [kept(b"a"), kept(b"b")];
         assert_eq!(held_as(&both, digest(b"b")), HeldAs::Known);
-        let set_aside = Kept {
-            set_aside: true,
+        let useless = Kept {
+            useless: true,
             ..kept(b"a")
         };
-        assert_eq!(held_as(&[set_aside], digest(b"a")), HeldAs::Mended);
-        assert_eq!(held_as(&[set_aside], digest(b"b")), HeldAs::Conflict);
+        assert_eq!(held_as(&[useless], digest(b"a")), HeldAs::Mended);
+        assert_eq!(held_as(&[useless], digest(b"b")), HeldAs::Conflict);
         let erased = Kept {
             erased: true,
             ..kept(b"a")
@@ -205,6 +210,7 @@ mod tests {
             unpacked: 0,
             newest_closed: Some(true),
             newest_receipted: false,
+            lost_at_hub: false,
             bytes_at_hub: 1000,
             bytes_to_cross: 1000,
         }
@@ -237,6 +243,14 @@ mod tests {
         };
         assert_eq!(
             (late.custody(), late.percent_at_hub()),
+            (Custody::Crossing, 99)
+        );
+        let lost = StudyFacts {
+            lost_at_hub: true,
+            ..done
+        };
+        assert_eq!(
+            (lost.custody(), lost.percent_at_hub()),
             (Custody::Crossing, 99)
         );
     }

@@ -260,3 +260,35 @@ async fn wrong_pins_have_to_wait_and_an_idle_vault_locks_itself() {
     assert!(matches!(keys.unlock(&pin(PIN)), Err(KeysError::Wait(1..))));
     assert_eq!(keys.state(), VaultState::Locked);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pins_at_once_are_no_more_tries_than_one_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = Keys::open_or_found(folder.path(), None).unwrap();
+    keys.set_pin(None, &pin(PIN)).unwrap();
+    keys.lock().unwrap();
+    let guess = |n: u32| {
+        let keys = keys.clone();
+        let guess = pin(&format!("wrong pin {n}"));
+        tokio::task::spawn_blocking(move || keys.unlock(&guess))
+    };
+    let mut tried = 0;
+    for guessed in (0..12).map(guess).collect::<Vec<_>>() {
+        tried += u32::from(matches!(guessed.await.unwrap(), Err(KeysError::Unwrap(_))));
+    }
+    assert_eq!(tried, 3, "the others have to wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_key_is_not_made_anew_where_sealed_segments_lie() {
+    let world = World::new();
+    let vault = world.open().await;
+    hold(&vault, "1.2", "1.2.1", "one").await;
+    drop(vault);
+    // The index was put aside to be made anew, and the key has gone too.
+    Vault::put_index_aside(world.folder.path()).unwrap();
+    std::fs::remove_file(world.folder.path().join("store.key")).unwrap();
+    let refused = Keys::open_or_found(world.folder.path(), None);
+    assert!(matches!(refused.err(), Some(KeysError::KeyLost(_))));
+    assert!(!world.folder.path().join("store.key").exists());
+}

@@ -14,7 +14,7 @@ use sync_proto::{Holding, Runs};
 use super::arrivals::segment_family;
 use super::columns::{form, uid};
 use super::formats::{self, GroupMeta, IntakeMeta, PackedFile};
-use super::{Vault, VaultError, records};
+use super::{Vault, VaultError, records, sealed};
 
 /// What became of a chunk that came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ fn fill(
         )?
         .exists([&gap.segment])?;
     if !is_used {
-        work.remove_segment_after_commit(&gap.segment)?;
+        sealed::give_up(work, &gap.segment)?;
     }
     Ok(true)
 }

@@ -76,8 +76,8 @@ pub enum OpenError {
         /// How many segments there are.
         segments: usize,
     },
-    /// The journal in the index was written with another key.
-    #[error("the index belongs to box {}, the key in node.key is that of {}", index.short(), key.short())]
+    /// The journal in the index, or in the segments, was written with another key.
+    #[error("the vault belongs to box {}, the key in node.key is that of {}", index.short(), key.short())]
     OtherKey {
         /// Whose index it is.
         index: NodeId,
@@ -198,6 +198,9 @@ impl Vault {
         })?;
         let mut segments = segments.with_segment_bytes_max(config.segment_bytes.get());
         let salvage = recovery::recover(&mut segments, &connection, &key.id(), rebuild)?;
+        if rebuild {
+            recovery::check_author(&segments, &salvage, key.id())?;
+        }
         let writer = Writer::spawn(segments, connection)?;
         let vault = Self(Arc::new(Inner {
             writer,
@@ -225,9 +228,10 @@ impl Vault {
             .writer
             .run_blocking(move |work| -> Result<Absorbed, VaultError> {
                 for segment in &salvage.empty {
-                    work.remove_segment_after_commit(segment)?;
+                    sealed::give_up(work, segment)?;
                 }
-                let absorbed = absorb::absorb(work, &segments, key.id(), &salvage.unknown)?;
+                let mut absorbed = absorb::absorb(work, &segments, key.id(), &salvage.unknown)?;
+                absorbed.cut_bytes = salvage.cut_bytes;
                 records::open_journal(work, &key)?;
                 Ok(absorbed)
             });

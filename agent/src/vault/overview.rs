@@ -78,7 +78,8 @@ fn studies(sql: &Connection) -> store::rusqlite::Result<Vec<StudyOverview>> {
              SELECT study_uid, max(revision) AS newest, sum(bytes_to_cross) AS to_cross,
                     sum(CASE WHEN receipt_seq IS NULL THEN bytes_at_hub ELSE bytes_to_cross END)
                         AS at_hub,
-                    count(receipt_seq) AS receipts, max(refused) AS refused
+                    count(receipt_seq) AS receipts, max(refused) AS refused,
+                    max(wanted) AS wanted
              FROM revision GROUP BY study_uid)
          SELECT s.study_uid, s.priority, s.received_at_ms, h.instances, h.doubled, h.original,
                 h.intake_bytes, h.unpacked, coalesce(t.to_cross, 0), coalesce(t.at_hub, 0),
@@ -87,7 +88,8 @@ fn studies(sql: &Connection) -> store::rusqlite::Result<Vec<StudyOverview>> {
                 h.damaged + (SELECT count(*) FROM chunk c
                              WHERE c.study_uid = s.study_uid AND c.damaged > 0),
                 h.let_go, h.erased, s.legal_hold,
-                (SELECT coalesce(sum(c.bytes), 0) FROM chunk c WHERE c.study_uid = s.study_uid)
+                (SELECT coalesce(sum(c.bytes), 0) FROM chunk c WHERE c.study_uid = s.study_uid),
+                coalesce(t.wanted, 0)
          FROM study s JOIN held h USING (study_uid) LEFT JOIN sent t USING (study_uid)
          LEFT JOIN revision n ON n.study_uid = s.study_uid AND n.revision = t.newest
          ORDER BY h.came",
@@ -108,6 +110,7 @@ fn from_row(row: &Row<'_>) -> store::rusqlite::Result<StudyOverview> {
         unpacked: row.get(7)?,
         newest_closed: row.get(14)?,
         newest_receipted: row.get(15)?,
+        lost_at_hub: row.get(22)?,
         bytes_at_hub,
         bytes_to_cross,
     };

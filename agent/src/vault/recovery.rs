@@ -13,6 +13,8 @@ pub(super) struct Salvage {
     pub(super) empty: Vec<SegmentName>,
     /// Records that the index does not know, to be taken in where they lie; by segment and place.
     pub(super) unknown: Vec<Unknown>,
+    /// Bytes that were cut off as torn.
+    pub(super) cut_bytes: u64,
 }
 
 /// A record that the index does not know.
@@ -59,6 +61,7 @@ pub(super) fn recover(
         }
         let recovered = segments.recover(&segment, known_upto)?;
         let unknown = recovered.found.len();
+        salvage.cut_bytes += recovered.truncated_bytes;
         if !recovered.damaged.is_empty() || recovered.missing_bytes > 0 {
             let (damaged, missing_bytes) = (recovered.damaged.len(), recovered.missing_bytes);
             tracing::error!(%segment, damaged, missing_bytes, "damage in a segment");
@@ -80,6 +83,31 @@ pub(super) fn recover(
         }
     }
     Ok(salvage)
+}
+
+/// Refuses segments in which some box's own journal lies, and not ours: of what that box has signed
+/// nothing would count, and it would look as if it had never been.
+pub(super) fn check_author(
+    segments: &Segments,
+    salvage: &Salvage,
+    unit: NodeId,
+) -> Result<(), OpenError> {
+    let mut other = None;
+    for Unknown { found, whole } in &salvage.unknown {
+        if found.header.kind != formats::JOURNAL_RECORD || !whole {
+            continue;
+        }
+        let record = segments.read(&found.location)?;
+        match journal::read_record(record.body()) {
+            Ok(said) if said.author != said.stream => {}
+            Ok(said) if said.author == unit => return Ok(()),
+            Ok(said) => other = Some(said.author),
+            Err(_) => {}
+        }
+    }
+    other.map_or(Ok(()), |index| {
+        Err(OpenError::OtherKey { index, key: unit })
+    })
 }
 
 /// Finds what lies behind damage, and what the headers of damaged records say.

@@ -151,7 +151,8 @@ impl Vault {
                         (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
                         r.manifest_digest, 1
                  FROM revision r JOIN study s USING (study_uid)
-                 WHERE r.wanted > 0 AND r.receipt_seq IS NOT NULL AND s.consent != 0
+                 WHERE r.wanted > 0 AND s.consent != 0
+                     AND (r.receipt_seq IS NOT NULL OR r.refused IS NOT NULL)
                      AND EXISTS (SELECT 1 FROM chunk c WHERE c.study_uid = r.study_uid
                                  AND c.revision = r.revision)",
             )?
@@ -225,7 +226,7 @@ fn adopt(
             .execute([batch.study.as_str()])?;
     }
     for segment in emptied_segments(work.sql(), batch)? {
-        work.remove_segment_after_commit(&segment)?;
+        sealed::give_up(work, &segment)?;
     }
     Ok(Revision {
         study: batch.study.clone(),
@@ -240,10 +241,13 @@ fn is_due_still(sql: &Connection, batch: &Batch) -> store::rusqlite::Result<bool
     let is_open = sql
         .prepare_cached("SELECT 1 FROM study WHERE study_uid = ?1 AND open")?
         .exists([batch.study.as_str()])?;
-    let mut is_unpacked = sql
-        .prepare_cached("SELECT 1 FROM instance WHERE instance_id = ?1 AND segment IS NOT NULL")?;
+    // A number is given again once its row is gone; a place in a segment is not.
+    let mut is_unpacked = sql.prepare_cached(
+        "SELECT 1 FROM instance WHERE instance_id = ?1 AND segment = ?2 AND offset = ?3",
+    )?;
     for item in &batch.items {
-        if !is_unpacked.exists([item.instance_id])? {
+        let (segment, offset, _) = item.location.to_columns();
+        if !is_unpacked.exists(params![item.instance_id, segment, offset])? {
             return Ok(false);
         }
     }

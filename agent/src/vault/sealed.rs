@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sealing::{DataKey, KeyEnvelopes, KeyId, KeyringError};
 use store::rusqlite::{Connection, OptionalExtension, params};
-use store::{Location, StoreError, Work};
+use store::{Location, SegmentName, StoreError, Work};
 use study::StudyUid;
 
 use super::arrivals::segment_family;
@@ -131,6 +131,19 @@ pub(super) fn note_end(sql: &Connection, location: &Location) -> store::rusqlite
          ON CONFLICT DO UPDATE SET upto = max(upto, excluded.upto)",
     )?
     .execute(params![segment, offset, length])?;
+    Ok(())
+}
+
+/// Gives a segment up in which the index has nothing any more: its name may be given again.
+pub(super) fn give_up(work: &mut Work<'_>, segment: &SegmentName) -> Result<(), StoreError> {
+    forget_end(work.sql(), segment)?;
+    work.remove_segment_after_commit(segment)
+}
+
+/// Forgets how far the index knows a segment that goes.
+pub(super) fn forget_end(sql: &Connection, segment: &SegmentName) -> store::rusqlite::Result<()> {
+    sql.prepare_cached("DELETE FROM segment_end WHERE segment = ?1")?
+        .execute(params![segment])?;
     Ok(())
 }
 

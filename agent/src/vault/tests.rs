@@ -548,6 +548,13 @@ async fn another_key_does_not_open_the_index() {
     world.unit = Arc::new(NodeKey::generate());
     let refused = world.try_open().await;
     assert!(matches!(refused.err().unwrap(), OpenError::OtherKey { .. }));
+    // Nor does it make it anew: nothing that the other has signed would be in it.
+    Vault::put_index_aside(world.folder.path()).unwrap();
+    let (folder, unit) = (world.folder.path().to_owned(), Arc::clone(&world.unit));
+    let (keys, config) = (world.keys(), VaultConfig::default());
+    let made = tokio::task::spawn_blocking(move || Vault::rebuild(&folder, unit, keys, config));
+    let refused = made.await.unwrap().err().unwrap();
+    assert!(matches!(refused, OpenError::OtherKey { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

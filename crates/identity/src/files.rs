@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -40,6 +41,18 @@ pub enum FileError {
         /// The limit.
         bytes_max: u64,
     },
+}
+
+/// Keeps what this process has in memory, keys and patients' images among it, out of core files and
+/// from other processes of its user. Where the system refuses, nothing is changed.
+pub fn keep_memory_private() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = setrlimit(Resource::Core, none);
+    // A program that the kernel pipes core files to is not asked for its limit.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Writes a new file that only its owner may read; file and directory are synced when this returns.

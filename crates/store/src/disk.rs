@@ -117,8 +117,11 @@ impl Disk for FsDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
-            // A name that is not text is none of ours.
-            names.extend(entry?.file_name().into_string().ok());
+            let entry = entry?;
+            // A name that is not text is none of ours, nor is a folder.
+            if entry.file_type()?.is_file() {
+                names.extend(entry.file_name().into_string().ok());
+            }
         }
         Ok(names)
     }

@@ -82,8 +82,9 @@ pub(crate) fn set_priority(
     .map(drop)
 }
 
-/// Indexes an instance. The same bytes again cost nothing; other bytes under the same UID get a
-/// row of their own, so neither is lost. Says whether there are other bytes under its UID.
+/// Indexes an instance. The same bytes again cost nothing, and are given out from here on if what
+/// is here of the first has rotted; other bytes under the same UID get a row of their own, so
+/// neither is lost. Says whether there are other bytes under its UID.
 pub(crate) fn admit_instance(
     sql: &Connection,
     home: Home,
@@ -109,6 +110,22 @@ pub(crate) fn admit_instance(
             instance.file
         ],
     )?;
+    sql.execute(
+        "UPDATE instance SET manifest = ?4, chunk_group = ?5, file = ?6
+         WHERE study = ?1 AND sop = ?2 AND digest = ?3 AND manifest <> ?4 AND EXISTS
+             (SELECT 1 FROM chunk_group g JOIN chunk c ON c.manifest = g.manifest
+                  AND c.number >= g.first AND c.number < g.first + g.chunks
+              WHERE g.manifest = instance.manifest AND g.number = instance.chunk_group
+                AND (c.segment IS NULL OR c.damaged))",
+        params![
+            home.study,
+            instance.sop.as_str(),
+            instance.digest.digest().as_bytes(),
+            home.manifest,
+            home.group,
+            instance.file
+        ],
+    )?;
     let other: Option<i64> = sql
         .query_row(
             "SELECT 1 FROM instance WHERE study = ?1 AND sop = ?2 AND digest <> ?3",
@@ -127,6 +144,26 @@ pub(crate) fn admit_instance(
 pub(crate) fn count(sql: &Connection, study: StudyId, revision: u32) -> rusqlite::Result<u64> {
     sql.prepare_cached("SELECT count(*) FROM instance WHERE study = ?1 AND revision <= ?2")?
         .query_row(params![study, revision], |row| db::uint(row, 0))
+}
+
+/// Whether an instance of the revisions up to `revision` came with a revision in this state of which
+/// a chunk is not here any more.
+pub(crate) fn has_lost(
+    sql: &Connection,
+    study: StudyId,
+    revision: u32,
+    state: super::RevisionState,
+) -> rusqlite::Result<bool> {
+    sql.prepare_cached(
+        "SELECT 1 FROM manifest m JOIN chunk c ON c.manifest = m.id AND c.segment IS NULL
+             JOIN chunk_group g ON g.manifest = m.id
+                  AND c.number >= g.first AND c.number < g.first + g.chunks
+         WHERE m.study = ?1 AND m.revision <= ?2 AND m.state = ?3 AND EXISTS
+             (SELECT 1 FROM instance i WHERE i.study = ?1 AND i.revision <= ?2
+                 AND i.manifest = m.id AND i.chunk_group = g.number)
+         LIMIT 1",
+    )?
+    .exists(params![study, revision, state.code()])
 }
 
 /// All pairs of the revisions up to `revision`: what a study root speaks of.

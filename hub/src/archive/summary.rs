@@ -175,7 +175,8 @@ fn list_question(one: bool) -> String {
                 (SELECT count(*) FROM instance i WHERE i.study = s.id),
                 (SELECT count(*) - count(DISTINCT i.sop) FROM instance i WHERE i.study = s.id),
                 (SELECT r.status FROM report r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
-                (SELECT max(r.critical) FROM report r WHERE r.study = s.id)
+                (SELECT max(r.critical) FROM report r WHERE r.study = s.id),
+                EXISTS (SELECT 1 FROM manifest a WHERE a.study = s.id AND a.asked > 0)
          FROM study s
          JOIN manifest m ON m.study = s.id
               AND m.revision = (SELECT max(revision) FROM manifest WHERE study = s.id)
@@ -191,7 +192,8 @@ pub(crate) fn figures(sql: &Connection) -> rusqlite::Result<Figures> {
         "SELECT (SELECT count(*) FROM study),
                 (SELECT count(*) FROM study s JOIN manifest m ON m.study = s.id
                       AND m.revision = (SELECT max(revision) FROM manifest WHERE study = s.id)
-                 WHERE m.closed AND m.state = ?1),
+                 WHERE m.closed AND m.state = ?1 AND NOT EXISTS
+                      (SELECT 1 FROM manifest a WHERE a.study = s.id AND a.asked > 0)),
                 (SELECT count(*) FROM instance),
                 (SELECT count(*) FROM (SELECT DISTINCT study, sop FROM instance)),
                 (SELECT coalesce(sum(bytes_held), 0) FROM manifest)",
@@ -226,7 +228,7 @@ pub(crate) fn show(sql: &Connection, uid: &StudyUid) -> rusqlite::Result<Vec<Det
 fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     let (closed, state) = (row.get(7)?, RevisionState::read(row, 8)?);
     let (bytes_held, bytes_to_cross) = (uint(row, 10)?, uint(row, 11)?);
-    let custody = custody(closed, state);
+    let custody = custody(closed, state, row.get(16)?);
     let instances_readable = row.get(12)?;
     let priority: u8 = row.get(4)?;
     let unit: [u8; 32] = row.get(2)?;
@@ -255,9 +257,10 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
     })
 }
 
-/// Custody has passed when the newest revision is closed and has its receipt, and not before.
-fn custody(closed: bool, state: RevisionState) -> Custody {
-    if closed && state == RevisionState::Accepted {
+/// Custody has passed when the newest revision is closed and has its receipt, and not before; nor is
+/// it said while something has rotted here and is asked for.
+fn custody(closed: bool, state: RevisionState, lost: bool) -> Custody {
+    if closed && state == RevisionState::Accepted && !lost {
         Custody::AtHub
     } else {
         Custody::Crossing
@@ -343,15 +346,17 @@ mod tests {
 
     #[test]
     fn all_bytes_here_are_not_custody() {
-        let open = custody(false, RevisionState::Accepted);
+        let open = custody(false, RevisionState::Accepted, false);
         assert_eq!((open, percent(open, 10, 10)), (Custody::Crossing, 99));
-        let unproven = custody(true, RevisionState::Decoded);
+        let unproven = custody(true, RevisionState::Decoded, false);
         assert_eq!(
             (unproven, percent(unproven, 10, 10)),
             (Custody::Crossing, 99)
         );
-        let done = custody(true, RevisionState::Accepted);
+        let done = custody(true, RevisionState::Accepted, false);
         assert_eq!((done, percent(done, 0, 0)), (Custody::AtHub, 100));
+        let lost = custody(true, RevisionState::Accepted, true);
+        assert_eq!((lost, percent(lost, 10, 10)), (Custody::Crossing, 99));
     }
 
     #[test]

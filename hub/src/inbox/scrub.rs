@@ -247,13 +247,15 @@ pub(super) fn is_damage(error: &StoreError) -> bool {
     matches!(error, StoreError::Damaged { .. } | StoreError::NoSegment(_))
 }
 
-/// Takes a damaged chunk for one that never came, if no receipt was given for it; says whether.
-/// Its group is not decoded any more, so that no receipt is given before the chunk is back.
+/// Takes a damaged chunk for one that never came, if no receipt speaks of it; says whether. That of
+/// a later revision does, which is over all that came before, refused or not. Its group is not
+/// decoded any more, so that no receipt is given before the chunk is back.
 pub(super) fn forget(sql: &Connection, manifest: ManifestId, chunk: u32) -> rusqlite::Result<bool> {
     let forgotten = sql.execute(
         "UPDATE chunk SET segment = NULL, at = NULL, stored = NULL
          WHERE manifest = ?1 AND number = ?2 AND segment IS NOT NULL
-           AND EXISTS (SELECT 1 FROM manifest WHERE id = ?1 AND state <> ?3)",
+           AND NOT EXISTS (SELECT 1 FROM manifest m JOIN manifest n ON n.study = m.study
+                           WHERE m.id = ?1 AND n.revision >= m.revision AND n.state = ?3)",
         params![manifest, chunk, RevisionState::Accepted.code()],
     )?;
     if forgotten == 0 {

@@ -123,6 +123,11 @@ fn judge(sql: &Connection, study: StudyId, open: &Open) -> rusqlite::Result<Opti
             "it speaks of {said} instances, {counted} are here"
         )));
     }
+    if index::has_lost(sql, study, open.revision, RevisionState::Refused)? {
+        return Ok(Some(
+            "images of a refused revision before it are damaged here".to_owned(),
+        ));
+    }
     let pairs = index::pairs(sql, study, open.revision)?;
     if StudyRoot::over(&pairs) != open.root {
         return Ok(Some(

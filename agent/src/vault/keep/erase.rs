@@ -153,7 +153,8 @@ struct Tally {
     is_receipted: bool,
     /// Instances that are not erased yet.
     instances: u64,
-    /// Those that no receipt speaks of.
+    /// Those that no receipt speaks of, or of which the hub has lost something since. All, while a
+    /// journal is in doubt.
     lost: u64,
 }
 
@@ -186,7 +187,8 @@ fn tally(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<Option<T
                 (SELECT count(*) FROM instance i WHERE i.study_uid = ?1 AND i.gone < 2),
                 (SELECT count(*) FROM instance i WHERE i.study_uid = ?1 AND i.gone = 0
                     AND (i.revision IS NULL OR i.revision NOT IN (SELECT r.revision FROM revision r
-                        WHERE r.study_uid = ?1 AND r.receipt_seq IS NOT NULL)))
+                        WHERE r.study_uid = ?1 AND r.receipt_seq IS NOT NULL AND NOT r.wanted)
+                      OR EXISTS (SELECT 1 FROM divergence)))
          FROM study s WHERE s.study_uid = ?1",
     )?
     .query_row([study.as_str()], |row| {

@@ -155,14 +155,10 @@ impl<'a> Leaving<'a> {
         for segment in self.segments.list() {
             let family = segment.family();
             if family == keys {
-                // Its name may be given again.
-                work.sql().execute(
-                    "DELETE FROM segment_end WHERE segment = ?1",
-                    params![segment],
-                )?;
+                sealed::forget_end(work.sql(), &segment)?;
                 work.wipe_segment_after_commit(&segment)?;
             } else if (family == intake || family == packed) && !is_used(work.sql(), &segment)? {
-                work.remove_segment_after_commit(&segment)?;
+                sealed::give_up(work, &segment)?;
             } else {
                 continue;
             }

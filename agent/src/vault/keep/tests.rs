@@ -937,3 +937,5 @@ fn a_full_disk_is_given_the_room_that_was_kept() {
     let nothing: Result<(), _> = keeping.give_way(full);
     assert!(nothing.unwrap_err().is_full());
 }
+
+mod attacks;

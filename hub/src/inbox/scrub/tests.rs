@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
+use identity::NodeKey;
 use journal::Fact;
 
 use super::Scrubbed;
-use crate::archive::RevisionState;
+use crate::archive::{Custody, RevisionState};
 use crate::bench::{Bench, STUDY, file, rot, wait};
 use crate::inbox::Standing;
 use crate::inbox::tests::{change, sop, states};
@@ -46,6 +47,13 @@ async fn a_scrub_finds_what_rotted_after_its_receipt_and_it_is_never_given_out()
         (1, 0, 0)
     );
     assert_eq!(states(&bench), [RevisionState::Accepted]);
+    // Nor is it said to be here: nobody is to let go of the last copy for that.
+    let custody = |bench: &Bench| {
+        let summary = bench.rooms.archive.list().unwrap().remove(0);
+        let figures = bench.rooms.archive.figures().unwrap();
+        (summary.custody, figures.studies_at_hub)
+    };
+    assert_eq!(custody(&bench), (Custody::Crossing, 0));
     assert!(bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1).is_err());
     let (_, standing) = bench
         .rooms
@@ -78,6 +86,7 @@ async fn a_scrub_finds_what_rotted_after_its_receipt_and_it_is_never_given_out()
     };
     assert!(wanted.chunks.is_empty());
     assert_eq!(bench.said(&unit, RECEIPT), 1, "it was given before");
+    assert_eq!(custody(&bench), (Custody::AtHub, 1));
     assert_eq!(states(&bench), [RevisionState::Accepted]);
 }
 
@@ -170,4 +179,67 @@ async fn no_receipt_is_given_for_a_chunk_that_was_forgotten_after_it_was_read() 
     assert_eq!(bench.said(&unit, RECEIPT), 0);
     bench.send(&unit, &revision).await;
     wait(|| states(&bench) == [RevisionState::Accepted]);
+}
+
+/// A study whose first revision was refused for its root, its image readable all the same.
+async fn refused_at_first(bench: &mut Bench, sender: &mut crate::bench::Sender) -> NodeKey {
+    let unit = bench.unit().await;
+    let bytes = file(STUDY, "1.2.3.4.1.1", 1);
+    let lie = |manifest: &mut study::Manifest| {
+        manifest.root = study::StudyRoot::over(&std::collections::BTreeSet::new());
+    };
+    let first = sender.revise(&unit, &[("1.2.3.4.1.1", &bytes)], false, lie);
+    bench.send(&unit, &first).await;
+    wait(|| states(bench) == [RevisionState::Refused]);
+    unit
+}
+
+#[tokio::test]
+async fn no_receipt_is_given_over_what_was_refused_and_has_rotted() {
+    let mut bench = Bench::new();
+    let mut sender = bench.sender();
+    let unit = refused_at_first(&mut bench, &mut sender).await;
+    rot(bench.folder.path(), "packed");
+    assert_eq!(scrub(&bench).await.damaged[0].forgotten, 1);
+    let bytes = file(STUDY, "1.2.3.4.1.2", 2);
+    let second = sender.revise(&unit, &[("1.2.3.4.1.2", &bytes)], true, |_| {});
+    bench.send(&unit, &second).await;
+    wait(|| states(&bench) == [RevisionState::Refused; 2]);
+    assert_eq!(bench.said(&unit, RECEIPT), 0);
+}
+
+#[tokio::test]
+async fn what_a_later_receipt_speaks_of_is_asked_for_though_it_came_with_a_refused_revision() {
+    let mut bench = Bench::new();
+    let mut sender = bench.sender();
+    let unit = refused_at_first(&mut bench, &mut sender).await;
+    let closing = sender.revise(&unit, &[], true, |_| {});
+    bench.send(&unit, &closing).await;
+    wait(|| states(&bench) == [RevisionState::Refused, RevisionState::Accepted]);
+    rot(bench.folder.path(), "packed");
+    let found = scrub(&bench).await;
+    assert_eq!((found.damaged[0].lost, found.damaged[0].forgotten), (1, 0));
+    assert_eq!(bench.said(&unit, WANTED), 1);
+}
+
+#[tokio::test]
+async fn what_has_rotted_and_comes_again_in_another_revision_is_given_out() {
+    let mut bench = Bench::new();
+    let unit = bench.unit().await;
+    let bytes = file(STUDY, "1.2.3.4.1.1", 1);
+    let mut sender = bench.sender();
+    let files: [(&str, &[u8]); 1] = [("1.2.3.4.1.1", &bytes)];
+    let first = sender.revise(&unit, &files, true, |_| {});
+    bench.send(&unit, &first).await;
+    wait(|| states(&bench) == [RevisionState::Accepted]);
+    let mut bench = bench.reopen();
+    rot(bench.folder.path(), "packed");
+    assert_eq!(scrub(&bench).await.damaged[0].lost, 1);
+    assert!(bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1).is_err());
+    let again = sender.revise(&unit, &files, true, |_| {});
+    bench.send(&unit, &again).await;
+    wait(|| states(&bench) == [RevisionState::Accepted; 2]);
+    bench = bench.reopen();
+    let file = bench.rooms.archive.file(&sop("1.2.3.4.1.1"), 1).unwrap();
+    assert_eq!(file.bytes, bytes);
 }
