@@ -19,6 +19,7 @@ mod fault_fs_box;
 mod fault_fs_hub;
 mod fault_fs_own;
 mod flips;
+mod forged_reports;
 mod gap;
 mod impostor;
 mod kills;
