@@ -18,6 +18,7 @@ mod fault_fs;
 mod fault_fs_box;
 mod fault_fs_hub;
 mod fault_fs_own;
+mod fleet;
 mod flips;
 mod forged_reports;
 mod gap;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod fault_fs;
+pub mod fleet;
 pub mod gap;
 pub mod modality;
 pub mod peers;
