@@ -33,6 +33,6 @@ pub use dial::{Backoff, DialError, Dialer};
 pub use enrol::{ENROL_BYTES_MAX, EnrolCall, EnrolError};
 pub use link::{Link, Traffic};
 pub use listen::{Admission, Call, Listener, Refusal};
-pub use profile::{Control, LinkProfile};
+pub use profile::{Control, Hint, LinkProfile};
 pub use run::{Ended, run};
 pub use shelf::{Arrival, Found, Kept, Piece, Shelf, ShelfError, Taken};

@@ -12,6 +12,8 @@ use identity::NodeId;
 use tokio::sync::watch;
 
 use crate::close::{self, Code, End};
+use crate::controller;
+use crate::profile::Hint;
 
 /// What has crossed a connection, counted on the UDP layer, and how the link does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,6 +105,11 @@ impl Link {
         traffic(&self.0.connection)
     }
 
+    /// What this contact has learned of the link so far, to be given to the next one.
+    pub fn hint(&self) -> Option<Hint> {
+        controller::learned(&self.0.connection)
+    }
+
     /// Closes the connection because this program is stopping.
     pub fn close(&self) {
         close::close(&self.0.connection, Code::Stopping, "stopping");
@@ -122,7 +129,7 @@ impl Drop for Line {
 
 pub(crate) fn traffic(connection: &quinn::Connection) -> Traffic {
     let stats = connection.stats();
-    let rate = crate::controller::rate_of(connection).unwrap_or_else(|| {
+    let rate = controller::rate_of(connection).unwrap_or_else(|| {
         // Cubic knows no rate; a window per round trip is what it sends.
         let rtt = stats.path.rtt.max(Duration::from_millis(1));
         #[expect(

@@ -20,7 +20,7 @@ const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(120);
 const RECEIVE_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Room for the probes of [`crate::wake`].
-const PROBES_BYTES: usize = 4096;
+const PROBES_BYTES: usize = 1024;
 /// How many item lanes a peer may have open: those of its items, and some that are just ending.
 const ITEM_LANES_MAX: u32 = 80;
 
@@ -35,6 +35,44 @@ pub enum Control {
     Cubic,
 }
 
+/// What a contact has learned of its link, for the next one (RFC 9959).
+///
+/// It is used only when the first round trip of the next contact is like the one remembered, and
+/// only in part: half of the rate on the day itself, a quarter within a month, then not at all.
+/// Whatever was wrong about it is corrected by what the first flight measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint {
+    /// The rate that was delivered, in kbit/s.
+    pub rate_kbits: u32,
+    /// The least round trip.
+    pub rtt: Duration,
+    /// How long ago that was.
+    pub age: Duration,
+}
+
+impl Hint {
+    /// How much may be sent in the second round trip, should the first be as remembered.
+    pub(crate) fn window(&self) -> Option<u64> {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let part = match self.age {
+            age if age <= DAY => 2,
+            age if age <= DAY * 30 => 4,
+            _ => return None,
+        };
+        let rtt_ms = self.rtt.min(RTT_MAX).as_millis();
+        let product = u64::try_from(u128::from(self.rate_kbits) * rtt_ms / 8).unwrap_or(u64::MAX);
+        Some(product.min(u64::from(RECEIVE_WINDOW_BYTES)) / part)
+    }
+
+    /// Whether a round trip can be that of the link that was remembered.
+    pub(crate) fn is_like(&self, rtt: Duration) -> bool {
+        rtt >= self.rtt / 2 && rtt <= self.rtt * 2
+    }
+}
+
+/// A longer round trip is no link's own.
+const RTT_MAX: Duration = Duration::from_secs(5);
+
 /// What is known of a link before it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkProfile {
@@ -45,12 +83,14 @@ pub struct LinkProfile {
     pub rtt_expected: Duration,
     /// The most to send, in kbit/s of UDP payload; none when the link sets the limit.
     pub rate_kbits_max: Option<u32>,
-    /// The rate of the last contact in kbit/s, to start from; none when nothing is remembered.
-    pub rate_kbits_hint: Option<u32>,
+    /// What a contact before taught of this link, to start from.
+    pub hint: Option<Hint>,
     /// How long nothing may be heard before the connection is given up; at least 120 s.
     pub idle_timeout: Duration,
-    /// How often an idle connection says that it is alive; none on a metered link.
+    /// How often an idle connection says that it is alive; never on a metered link.
     pub keep_alive: Option<Duration>,
+    /// Whether idle bytes cost money: no keep-alive, and no search for larger datagrams.
+    pub metered: bool,
     /// The UDP payload that surely passes, 1200 to 1452 bytes; more is found out by probing.
     pub datagram_bytes: u16,
     /// Whether several datagrams may be handed to the kernel as one; some mobile paths drop such
@@ -65,9 +105,10 @@ impl Default for LinkProfile {
             control: Control::LossTolerant,
             rtt_expected: Duration::from_millis(700),
             rate_kbits_max: None,
-            rate_kbits_hint: None,
+            hint: None,
             idle_timeout: Duration::from_secs(180),
             keep_alive: Some(Duration::from_secs(20)),
+            metered: false,
             datagram_bytes: 1200,
             segmentation_offload: true,
         }
@@ -84,10 +125,10 @@ impl LinkProfile {
             .black_hole_cooldown(Duration::from_secs(60));
         transport
             .max_idle_timeout(Some(idle))
-            .keep_alive_interval(self.keep_alive)
+            .keep_alive_interval(self.keep_alive.filter(|_| !self.metered))
             .initial_rtt(self.rtt_expected)
             .initial_mtu(self.datagram_bytes.clamp(1200, 1452))
-            .mtu_discovery_config(Some(mtu))
+            .mtu_discovery_config((!self.metered).then_some(mtu))
             .enable_segmentation_offload(self.segmentation_offload)
             .max_concurrent_bidi_streams(VarInt::from_u32(1))
             .max_concurrent_uni_streams(VarInt::from_u32(ITEM_LANES_MAX))
@@ -103,7 +144,7 @@ impl LinkProfile {
         let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.control {
             Control::LossTolerant => Arc::new(SteadyConfig::new(
                 self.rtt_expected,
-                self.rate_kbits_hint,
+                self.hint,
                 self.rate_kbits_max,
             )),
             Control::Cubic => Arc::new(CubicConfig::default()),

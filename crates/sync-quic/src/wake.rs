@@ -8,18 +8,25 @@
 //! May not: judge the link.
 //!
 //! QUIC's probe timeout doubles without a limit, so after two minutes of outage the next probe
-//! may be a minute away. The driver therefore sends a tiny datagram every so often while nothing
-//! is heard. The first one to be acknowledged tells quinn that the lost flight is lost, and bulk
-//! moves again within a round trip.
+//! may be a minute away. A side that has sent something, or is in the midst of receiving, therefore
+//! sends a tiny datagram every so often while nothing of its own is acknowledged. To be heard is
+//! not enough: quinn sends no acknowledgement while data waits for room in a full window, so two
+//! sides that hear each other could both wait for a timer that takes the outage for a round trip.
+//! The first probe to be acknowledged tells quinn that the lost flight is lost, and bulk moves
+//! again within a round trip.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::ConnectionError;
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
+use tokio::sync::Notify;
+use tokio::time::{sleep, sleep_until};
 
 use crate::recent::Recent;
 
@@ -28,18 +35,31 @@ const SEND_WINDOW_BYTES_LEAST: u64 = 64 << 10;
 /// Three bandwidth-delay products of 50 Mbit/s over 900 ms, rounded down.
 const SEND_WINDOW_BYTES_MAX: u64 = 16 << 20;
 
+/// A window with less room than this is full.
+const DATAGRAM_BYTES: u64 = 1452;
+
 /// The first probes of a silence come as three packets: should it be no outage, but the last
 /// packets of a flight that were lost, then three later ones make quinn see it (RFC 9002 6.1.1).
 const PROBES_FIRST: u64 = 3;
-/// Who hears the other first after an outage is misled about the round trip (see
-/// [`crate::recent`]). The dialling side has the bulk to send, so it should speak first.
-const LISTENER_LEISURE: u32 = 4;
-/// What a probe carries; nobody reads it.
-static PROBE: [u8; 1024] = [0; 1024];
+/// Two of them must not fit in one packet.
+const PROBES_APART: Duration = Duration::from_millis(3);
+/// The least pause between two probes.
+const PAUSE_LEAST: Duration = Duration::from_millis(100);
+/// The longest pause of a side with little to send, whose probes are some sixty bytes.
+const PAUSE_SMALL: Duration = Duration::from_millis(400);
+/// The longest pause of a side with a full window. quinn fills its probes with data, which an
+/// outage swallows; it is enough that they keep a name translator's entry alive, as the side with
+/// little to send will be heard as soon as the link is back.
+const PAUSE_FULL: Duration = Duration::from_secs(2);
 
 /// What the driver of a connection and its controller tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pulse {
+    epoch: Instant,
+    /// When something was last acknowledged, in microseconds since the epoch; 0 until then.
+    acked_us: AtomicU64,
+    /// When the newest packet that was acknowledged had been sent, in the same way.
+    acked_sent_us: AtomicU64,
     /// Bytes in flight, as of the last acknowledgement plus what was sent since.
     in_flight: AtomicU64,
     /// The window, as of the last acknowledgement; 0 until then.
@@ -48,6 +68,36 @@ struct Pulse {
     probes: AtomicU64,
     /// The round trip of the moment in microseconds; 0 until known.
     rtt_us: AtomicU64,
+}
+
+impl Pulse {
+    fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            acked_us: AtomicU64::default(),
+            acked_sent_us: AtomicU64::default(),
+            in_flight: AtomicU64::default(),
+            window: AtomicU64::default(),
+            probes: AtomicU64::default(),
+            rtt_us: AtomicU64::default(),
+        }
+    }
+
+    fn seen(&self, rtt: Duration) -> Seen {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        let window = self.window.load(Ordering::Relaxed);
+        let known = |figure: &AtomicU64| match figure.load(Ordering::Relaxed) {
+            0 => None,
+            us => Some(Duration::from_micros(us)),
+        };
+        Seen {
+            rtt: known(&self.rtt_us).unwrap_or(rtt),
+            acked: known(&self.acked_us).map(|acked| self.epoch + acked),
+            acked_sent: known(&self.acked_sent_us).map(|sent| self.epoch + sent),
+            flying: in_flight > 0,
+            full: window > 0 && in_flight + DATAGRAM_BYTES >= window,
+        }
+    }
 }
 
 /// Makes wakeful controllers out of those of another factory.
@@ -59,7 +109,7 @@ impl ControllerFactory for WakefulConfig {
         Box::new(Wakeful {
             inner,
             datagram: mtu.into(),
-            pulse: Arc::default(),
+            pulse: Arc::new(Pulse::new(now)),
             recent: Recent::default(),
             smoothed: Duration::ZERO,
         })
@@ -109,6 +159,8 @@ impl Controller for Wakeful {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        let since = micros(sent.saturating_duration_since(self.pulse.epoch));
+        self.pulse.acked_sent_us.fetch_max(since, Ordering::Relaxed);
         self.recent.acked(sent);
         self.smoothed = rtt.get();
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
@@ -121,14 +173,15 @@ impl Controller for Wakeful {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        let acked = now.saturating_duration_since(self.pulse.epoch);
+        self.pulse.acked_us.store(micros(acked), Ordering::Relaxed);
         self.pulse.in_flight.store(in_flight, Ordering::Relaxed);
         self.pulse
             .window
             .store(self.inner.window(), Ordering::Relaxed);
         self.recent.end_batch(now);
         if let Some(rtt) = self.recent.least() {
-            let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
-            self.pulse.rtt_us.store(rtt_us, Ordering::Relaxed);
+            self.pulse.rtt_us.store(micros(rtt), Ordering::Relaxed);
         }
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
@@ -193,40 +246,32 @@ impl Controller for Wakeful {
     }
 }
 
-/// Notices that nothing is heard of a connection, and sends probes while that is so.
-pub(crate) struct Waker {
+/// Watches over a connection, and sends probes while what it sent stays unanswered.
+#[derive(Debug, Clone)]
+pub(crate) struct Waker(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     connection: quinn::Connection,
-    pulse: Arc<Pulse>,
-    datagrams_heard: u64,
-    heard_at: Instant,
-    /// A probe was sent since something was heard.
-    probed: bool,
-    /// How much longer than the dialling side this side waits between probes.
-    leisure: u32,
+    /// Something was written or came in.
+    stirred: Notify,
+    /// Where the peer is, and the pulse of the path to it.
+    path: Mutex<(SocketAddr, Arc<Pulse>)>,
 }
 
 impl Waker {
-    pub(crate) fn new(connection: quinn::Connection, dialled: bool, now: Instant) -> Self {
-        let wakeful = connection
-            .congestion_state()
-            .into_any()
-            .downcast::<Wakeful>();
-        let wakeful = wakeful.expect("every link profile installs this controller");
-        let pulse = Arc::clone(&wakeful.pulse);
-        Self {
+    pub(crate) fn new(connection: quinn::Connection) -> Self {
+        let path = (connection.remote_address(), pulse_of(&connection));
+        Self(Arc::new(Shared {
             connection,
-            pulse,
-            datagrams_heard: 0,
-            heard_at: now,
-            probed: false,
-            leisure: if dialled { 1 } else { LISTENER_LEISURE },
-        }
+            stirred: Notify::new(),
+            path: Mutex::new(path),
+        }))
     }
 
-    /// Something was written: from now on silence means something. Returns when to look.
-    pub(crate) fn arm(&mut self, now: Instant) -> Instant {
-        self.heard_at = now;
-        now + patience(self.rtt())
+    /// Something was written or came in: from now on silence means something.
+    pub(crate) fn stir(&self) {
+        self.0.stirred.notify_one();
     }
 
     /// Lets quinn hold four windows of data.
@@ -235,68 +280,196 @@ impl Waker {
     /// acknowledged, which takes two round trips, or three. With less room a lost packet would
     /// stop the flow; more would only be memory.
     pub(crate) fn keep_send_window(&self) {
-        let window = self.pulse.window.load(Ordering::Relaxed);
+        let window = self.0.pulse().window.load(Ordering::Relaxed);
         if window > 0 {
             let windows = window.saturating_mul(4);
-            self.connection
+            self.0
+                .connection
                 .set_send_window(windows.clamp(SEND_WINDOW_BYTES_LEAST, SEND_WINDOW_BYTES_MAX));
         }
     }
 
-    /// Looks whether something was heard, sends a probe if not; returns when to look again, none
-    /// when nothing is in flight.
-    pub(crate) fn look(&mut self, now: Instant) -> Option<Instant> {
-        let datagrams_heard = self.connection.stats().udp_rx.datagrams;
-        if datagrams_heard != self.datagrams_heard {
-            self.datagrams_heard = datagrams_heard;
-            self.heard_at = now;
-            self.probed = false;
+    /// Watches until the connection ends.
+    pub(crate) async fn watch(self) {
+        // Both fail with the connection only.
+        while self.0.has_stirred().await.is_ok() && self.0.is_answered().await.is_ok() {}
+    }
+}
+
+impl Shared {
+    /// The pulse of the path of the moment: when the peer calls from another address, quinn makes
+    /// a new controller.
+    fn pulse(&self) -> Arc<Pulse> {
+        let remote = self.connection.remote_address();
+        let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        if path.0 != remote {
+            *path = (remote, pulse_of(&self.connection));
         }
-        if self.pulse.in_flight.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        let rtt = self.rtt();
-        let silence = now.saturating_duration_since(self.heard_at);
-        let patience = patience(rtt);
-        if silence < patience {
-            return Some(self.heard_at + patience);
-        }
-        let probes = if self.probed { 1 } else { PROBES_FIRST };
-        self.probed = true;
-        self.pulse.probes.store(probes, Ordering::Relaxed);
-        // Two of them must not fit in one packet.
-        let length = match probes {
-            1 => 1,
-            _ => self.connection.max_datagram_size().unwrap_or(1) * 2 / 3,
-        };
-        for _ in 0..probes {
-            // An error means that the peer takes none or is gone; then QUIC's own timers must do.
-            let _ = self
-                .connection
-                .send_datagram(Bytes::from_static(&PROBE[..length.min(PROBE.len())]));
-        }
-        Some(now + pause(silence, rtt) * self.leisure)
+        Arc::clone(&path.1)
     }
 
-    fn rtt(&self) -> Duration {
-        match self.pulse.rtt_us.load(Ordering::Relaxed) {
-            0 => self.connection.rtt(),
-            rtt_us => Duration::from_micros(rtt_us),
+    /// Waits until something is written or comes in.
+    async fn has_stirred(&self) -> Result<(), ConnectionError> {
+        loop {
+            tokio::select! {
+                () = self.stirred.notified() => return Ok(()),
+                // A probe of the peer while nothing of ours waits for an answer.
+                probe = self.connection.read_datagram() => drop(probe?),
+            }
+        }
+    }
+
+    /// Waits until all that was sent is acknowledged, and sends probes while nothing is.
+    async fn is_answered(&self) -> Result<(), ConnectionError> {
+        let mut look = tokio::time::Instant::now();
+        let mut watch = Watch::new(look.into_std());
+        loop {
+            let heard = tokio::select! {
+                () = sleep_until(look) => false,
+                probe = self.connection.read_datagram() => probe.map(|_| true)?,
+            };
+            let seen = self.pulse().seen(self.connection.rtt());
+            let now = tokio::time::Instant::now().into_std();
+            let step = match heard {
+                true => watch.hear(now, seen),
+                false => watch.look(now, seen),
+            };
+            match step {
+                Step::Done => return Ok(()),
+                Step::Wait(until) => look = until.into(),
+                Step::Probe(probes, until) => {
+                    self.probe(probes).await;
+                    look = until.into();
+                }
+            }
+        }
+    }
+
+    async fn probe(&self, probes: u64) {
+        for number in 0..probes {
+            if number > 0 {
+                sleep(PROBES_APART).await;
+            }
+            self.pulse().probes.store(1, Ordering::Relaxed);
+            // An error means that the peer takes none; then QUIC's own timers must do.
+            let _ = self.connection.send_datagram(Bytes::from_static(&[0]));
         }
     }
 }
 
-/// How long a working link may be silent while something is in flight: an acknowledgement comes
-/// after a round trip, and QUIC lets it wait for 25 ms.
+/// What the controller of a connection shares with its driver.
+fn pulse_of(connection: &quinn::Connection) -> Arc<Pulse> {
+    let wakeful = connection
+        .congestion_state()
+        .into_any()
+        .downcast::<Wakeful>();
+    let wakeful = wakeful.expect("every link profile installs this controller");
+    Arc::clone(&wakeful.pulse)
+}
+
+/// What a watch sees of its connection.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// The round trip of the moment.
+    rtt: Duration,
+    /// When something of ours was last acknowledged.
+    acked: Option<Instant>,
+    /// When the newest packet that was acknowledged had been sent.
+    acked_sent: Option<Instant>,
+    /// Whether anything is in flight.
+    flying: bool,
+    /// Whether the window is full, so that a probe takes a whole datagram of data with it.
+    full: bool,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing: all that was sent was answered.
+    Done,
+    /// Look again at this moment.
+    Wait(Instant),
+    /// Send so many probes and look again at this moment.
+    Probe(u64, Instant),
+}
+
+/// The watch over one silence after another, until all is answered.
+#[derive(Debug)]
+struct Watch {
+    begun: Instant,
+    probed: Option<Instant>,
+    next: Instant,
+}
+
+impl Watch {
+    fn new(now: Instant) -> Self {
+        Self {
+            begun: now,
+            probed: None,
+            next: now,
+        }
+    }
+
+    /// It is time to look.
+    fn look(&mut self, now: Instant, seen: Seen) -> Step {
+        if !seen.flying && seen.acked.is_some_and(|acked| acked > self.begun) {
+            return Step::Done;
+        }
+        let silent_from = self.silent_from(seen);
+        let patient_until = silent_from + patience(seen.rtt);
+        if now < patient_until {
+            return Step::Wait(patient_until);
+        }
+        if now < self.next {
+            return Step::Wait(self.next);
+        }
+        let silence = now.saturating_duration_since(silent_from);
+        let first = self.probed.is_none_or(|probed| probed < silent_from);
+        self.probed = Some(now);
+        self.next = now + pause(silence, seen);
+        // Where nothing flies, the peer was heard and then fell silent; one word settles it.
+        let probes = if first && seen.flying {
+            PROBES_FIRST
+        } else {
+            1
+        };
+        Step::Probe(probes, self.next)
+    }
+
+    /// The peer's own probe came: if nothing of ours is answered, all of it was lost and the link
+    /// is back.
+    fn hear(&mut self, now: Instant, seen: Seen) -> Step {
+        let waited = now.saturating_duration_since(self.silent_from(seen));
+        let asked = self.probed.is_some_and(|probed| now < probed + seen.rtt);
+        if seen.flying && waited >= patience(seen.rtt) && !asked {
+            self.probed = None;
+            self.next = now;
+        }
+        self.look(now, seen)
+    }
+
+    /// Since when answers are due. After an outage the first thing to come may be the lost answer
+    /// to what was sent before it, which says nothing of what was sent since.
+    fn silent_from(&self, seen: Seen) -> Instant {
+        let answered = seen.acked_sent.map(|sent| sent + seen.rtt);
+        answered.map_or(self.begun, |answered| answered.max(self.begun))
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How long a working link may leave what was sent unanswered: an acknowledgement comes after a
+/// round trip, and QUIC lets it wait for 25 ms.
 fn patience(rtt: Duration) -> Duration {
     rtt + rtt / 2 + Duration::from_millis(50)
 }
 
 /// The time between two probes: short at first, as most outages are, then less and less often.
-fn pause(silence: Duration, rtt: Duration) -> Duration {
-    (silence / 8)
-        .max(rtt / 2)
-        .clamp(Duration::from_millis(100), Duration::from_millis(750))
+fn pause(silence: Duration, seen: Seen) -> Duration {
+    let most = if seen.full { PAUSE_FULL } else { PAUSE_SMALL };
+    (silence / 8).max(seen.rtt / 2).clamp(PAUSE_LEAST, most)
 }
 
 #[cfg(test)]
@@ -345,21 +518,115 @@ mod tests {
         );
     }
 
+    const MS: Duration = Duration::from_millis(1);
+
+    fn seen(full: bool) -> Seen {
+        Seen {
+            rtt: 600 * MS,
+            acked: None,
+            acked_sent: None,
+            flying: true,
+            full,
+        }
+    }
+
+    /// What a watch sends in so much silence, and the last pause.
+    fn probes_in(silence: Duration, seen: Seen) -> (u64, Duration) {
+        let begun = Instant::now();
+        let (mut watch, mut now) = (Watch::new(begun), begun);
+        let (mut sent, mut pause) = (0, Duration::ZERO);
+        while now < begun + silence {
+            let until = match watch.look(now, seen) {
+                Step::Probe(probes, until) => {
+                    sent += probes;
+                    until
+                }
+                Step::Wait(until) => until,
+                Step::Done => panic!("nothing was answered"),
+            };
+            pause = until - now;
+            now = until;
+        }
+        (sent, pause)
+    }
+
     #[test]
-    fn probes_come_quickly_after_a_short_silence_and_seldom_in_a_long_one() {
-        let leo = Duration::from_millis(60);
+    fn full_datagrams_probe_seldom_in_a_long_silence_and_small_ones_often() {
+        assert_eq!(probes_in(950 * MS, seen(true)), (0, 950 * MS));
+        assert_eq!(probes_in(960 * MS, seen(true)), (3, 300 * MS));
+        let (probes, pause) = probes_in(Duration::from_secs(120), seen(true));
+        assert!(probes < 90 && pause == PAUSE_FULL, "{probes} {pause:?}");
+        let (probes, pause) = probes_in(Duration::from_secs(120), seen(false));
+        assert!(probes < 310 && pause == PAUSE_SMALL, "{probes} {pause:?}");
+    }
+
+    #[test]
+    fn the_peers_probe_is_answered_at_once_but_only_once_a_round_trip() {
+        let begun = Instant::now();
+        let mut watch = Watch::new(begun);
+        let soon = begun + 500 * MS;
+        assert_eq!(watch.hear(soon, seen(true)), Step::Wait(begun + 950 * MS));
+        watch.look(begun + 950 * MS, seen(true));
+        let late = begun + Duration::from_secs(60);
+        assert!(matches!(
+            watch.hear(late, seen(true)),
+            Step::Probe(PROBES_FIRST, _)
+        ));
+        assert!(matches!(
+            watch.hear(late + 100 * MS, seen(true)),
+            Step::Wait(_)
+        ));
+    }
+
+    #[test]
+    fn a_late_answer_to_what_left_before_an_outage_answers_nothing_since() {
+        let begun = Instant::now();
+        let mut watch = Watch::new(begun);
+        watch.look(begun + 950 * MS, seen(true));
+        let back = begun + Duration::from_secs(120);
+        let late = Seen {
+            acked: Some(back),
+            acked_sent: Some(begun),
+            ..seen(true)
+        };
+        assert!(matches!(
+            watch.hear(back, late),
+            Step::Probe(PROBES_FIRST, _)
+        ));
+    }
+
+    #[test]
+    fn a_watch_ends_when_all_is_acknowledged_and_not_before() {
+        let begun = Instant::now();
+        let mut watch = Watch::new(begun);
+        let idle = Seen {
+            flying: false,
+            ..seen(false)
+        };
+        let late = begun + 950 * MS;
+        assert!(matches!(watch.look(late, idle), Step::Probe(1, _)));
+        let (acked, acked_sent) = (Some(late + 600 * MS), Some(late));
+        assert!(matches!(
+            watch.look(
+                late + 600 * MS,
+                Seen {
+                    acked,
+                    acked_sent,
+                    ..seen(false)
+                }
+            ),
+            Step::Wait(_)
+        ));
         assert_eq!(
-            pause(Duration::from_millis(140), leo),
-            Duration::from_millis(100)
-        );
-        assert_eq!(
-            pause(Duration::from_secs(120), leo),
-            Duration::from_millis(750)
-        );
-        let geo = Duration::from_millis(600);
-        assert_eq!(
-            pause(Duration::from_secs(1), geo),
-            Duration::from_millis(300)
+            watch.look(
+                late + 600 * MS,
+                Seen {
+                    acked,
+                    acked_sent,
+                    ..idle
+                }
+            ),
+            Step::Done
         );
     }
 }

@@ -22,6 +22,7 @@ use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
 use self::sampler::{BestOf, Sample, Sampler};
+use crate::profile::Hint;
 use crate::recent::Recent;
 use crate::wake::Wakeful;
 
@@ -38,6 +39,9 @@ const ROUND_LEAST: Duration = Duration::from_millis(20);
 /// The window at the start when nothing is known: about a bandwidth-delay product of the slowest
 /// satellite link, sent over a round trip and not in a burst.
 const START_BYTES: u64 = 32 * 1200;
+/// At the start the window may be so many times what the link was seen to carry. Twice would fill
+/// a queue of one bandwidth-delay product to the brim before the first late acknowledgement.
+const START_GAIN: f64 = 1.8;
 /// The window never goes below so many datagrams.
 const DATAGRAMS_LEAST: u64 = 4;
 /// Above this share of loss in a round the past says nothing about the link any more.
@@ -50,45 +54,62 @@ const LOSS_WITH_DELAY: f64 = 0.2;
 pub(crate) struct SteadyConfig {
     window_start: u64,
     rate_max: Option<u64>,
+    hint: Option<Hint>,
 }
 
 impl SteadyConfig {
-    /// Starts from half the rate of the last contact, if there was one (RFC 9959), and never sends
-    /// more than `rate_kbits_max`.
+    /// Starts as `hint` says if the link is like it, and never sends more than `rate_kbits_max`.
     pub(crate) fn new(
         rtt_expected: Duration,
-        rate_kbits_hint: Option<u32>,
+        hint: Option<Hint>,
         rate_kbits_max: Option<u32>,
     ) -> Self {
-        let bytes = |kbits: u32| u64::from(kbits) * 125;
-        let product = |rate: u64| scaled(rate, rtt_expected.as_secs_f64());
-        let start = rate_kbits_hint.map_or(START_BYTES, |hint| {
-            START_BYTES.max(product(bytes(hint)) / 2)
+        let rate_max = rate_kbits_max.map(|kbits| u64::from(kbits) * 125);
+        let product = |rate| scaled(rate, rtt_expected.as_secs_f64());
+        let window_start = rate_max.map_or(START_BYTES, |rate| {
+            START_BYTES.min(product(rate).max(2 * 1200))
         });
-        let rate_max = rate_kbits_max.map(bytes);
-        let window_start = rate_max.map_or(start, |rate| start.min(product(rate).max(2 * 1200)));
         Self {
             window_start,
             rate_max,
+            hint,
         }
     }
 }
 
 impl ControllerFactory for SteadyConfig {
     fn build(self: Arc<Self>, _: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(Steady::new(self.window_start, self.rate_max, mtu))
+        Box::new(Steady {
+            hint: self.hint,
+            ..Steady::new(self.window_start, self.rate_max, mtu)
+        })
     }
 }
 
 /// The rate that `connection`'s link delivers in bytes per second, if our controller drives it.
 pub(crate) fn rate_of(connection: &quinn::Connection) -> Option<u64> {
+    steady_of(connection).map(|steady| steady.rates.best())
+}
+
+/// What our controller, should it drive `connection`, has learned of its link.
+pub(crate) fn learned(connection: &quinn::Connection) -> Option<Hint> {
+    let steady = steady_of(connection)?;
+    let rate_kbits = u32::try_from(steady.rates.best() / 125).unwrap_or(u32::MAX);
+    let rtt = steady.rtt.least()?;
+    (rate_kbits > 0).then_some(Hint {
+        rate_kbits,
+        rtt,
+        age: Duration::ZERO,
+    })
+}
+
+fn steady_of(connection: &quinn::Connection) -> Option<Box<Steady>> {
     let wakeful = connection
         .congestion_state()
         .into_any()
         .downcast::<Wakeful>()
         .ok()?;
-    let steady = wakeful.into_inner().into_any().downcast::<Steady>().ok()?;
-    Some(steady.rates.best())
+    wakeful.into_inner().into_any().downcast::<Steady>().ok()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +139,10 @@ pub(crate) struct Steady {
     plateau: (u64, u32),
     /// Packets sent before this went into an outage: their loss says nothing.
     outage_until: Option<Instant>,
+    /// What a contact before taught; none any more once it was tried or found to be another link.
+    hint: Option<Hint>,
+    /// The window that the hint brought and since when, until a packet sent since is acknowledged.
+    jump: Option<(u64, Instant)>,
 }
 
 /// The round under way.
@@ -202,6 +227,8 @@ impl Steady {
             rounds: 0,
             plateau: (0, 0),
             outage_until: None,
+            hint: None,
+            jump: None,
         }
     }
 
@@ -226,13 +253,27 @@ impl Steady {
         self.sampler.acked(sent, bytes);
         self.round.bytes_acked += bytes;
         if self.phase == Phase::Starting {
+            let rtt = now.saturating_duration_since(sent);
+            self.follow_hint(now, sent, rtt);
             if !app_limited {
                 self.window = (self.window + bytes).min(self.window_max());
             }
-            if self.rtt.is_late(now.saturating_duration_since(sent), 1.25) {
+            if self.rtt.is_late(rtt, 1.25) {
                 self.phase = Phase::Cruising;
             }
         }
+    }
+
+    /// Takes the hint when the first round trip is as it says.
+    fn follow_hint(&mut self, now: Instant, sent: Instant, rtt: Duration) {
+        if let Some(hint) = self.hint.take()
+            && hint.is_like(rtt)
+            && let Some(window) = hint.window()
+        {
+            self.window = self.window.max(window);
+            self.jump = Some((window, now));
+        }
+        self.jump = self.jump.filter(|(_, since)| sent < *since);
     }
 
     fn batch_acked(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
@@ -249,7 +290,9 @@ impl Steady {
             return;
         }
         self.round.limited |= app_limited;
-        if !app_limited || sample.rate > self.rates.best() {
+        // A side that never had enough to send has not learned what the link carries.
+        let best = self.rates.best();
+        if !app_limited || (best > 0 && sample.rate > best) {
             self.rates.offer(sample.rate);
         }
         if sample.delivered_when_sent >= self.round.delivered_at_end {
@@ -310,15 +353,21 @@ impl Steady {
         }
     }
 
-    /// What a configured rate allows.
+    /// The most at the start: what a configured rate allows, and not much more than what was
+    /// delivered so far, so that the modem's queue takes what is too much.
     fn window_max(&self) -> u64 {
-        match (self.rate_max, self.rtt.least()) {
-            (Some(max), Some(least)) => {
-                scaled(max, least.as_secs_f64()).max(DATAGRAMS_LEAST * self.datagram)
-            }
-            (Some(_), None) => self.window,
-            (None, _) => u64::MAX,
-        }
+        let Some(least) = self.rtt.least() else {
+            return self.window;
+        };
+        let least = least.as_secs_f64();
+        let begun = self
+            .jump
+            .map_or(0, |(window, _)| window)
+            .max(self.window_start);
+        let best = self.rates.best();
+        let seen = scaled(best, least * START_GAIN).max(begun);
+        let max = self.rate_max.map_or(u64::MAX, |max| scaled(max, least));
+        seen.min(max.max(DATAGRAMS_LEAST * self.datagram))
     }
 
     fn target(&self) -> u64 {

@@ -271,15 +271,28 @@ fn a_configured_rate_is_not_exceeded() {
 }
 
 #[test]
-fn what_the_last_contact_taught_is_half_of_the_start() {
+fn a_hint_is_bounded_and_ages() {
+    let day = Duration::from_secs(86_400);
+    let hint = Hint {
+        rate_kbits: 8000,
+        rtt: Duration::from_millis(600),
+        age: Duration::ZERO,
+    };
+    assert_eq!(hint.window(), Some(300_000));
+    let aged = |age| Hint { age, ..hint }.window();
+    assert_eq!((aged(day * 7), aged(day * 31)), (Some(150_000), None));
+    let absurd = Hint {
+        rate_kbits: u32::MAX,
+        rtt: Duration::MAX,
+        age: Duration::ZERO,
+    };
+    assert_eq!(absurd.window(), Some(4 << 20));
+    assert!(hint.is_like(Duration::from_millis(900)) && !hint.is_like(Duration::from_millis(60)));
+}
+
+#[test]
+fn a_configured_rate_bounds_the_start() {
     let rtt = Duration::from_millis(600);
     assert_eq!(SteadyConfig::new(rtt, None, None).window_start, START_BYTES);
-    assert_eq!(
-        SteadyConfig::new(rtt, Some(8000), None).window_start,
-        300_000
-    );
-    assert_eq!(
-        SteadyConfig::new(rtt, Some(8000), Some(64)).window_start,
-        4800
-    );
+    assert_eq!(SteadyConfig::new(rtt, None, Some(64)).window_start, 4800);
 }

@@ -119,7 +119,6 @@ struct Driver<'a, S> {
     shelf: Arc<S>,
     epoch: Instant,
     waker: Waker,
-    wake_at: Option<Instant>,
     sends: mpsc::UnboundedSender<ToSend>,
     control: Option<mpsc::UnboundedSender<Frame>>,
     control_task: JoinHandle<()>,
@@ -160,7 +159,9 @@ impl<'a, S: Shelf> Driver<'a, S> {
             store_orders,
             done_sender.clone(),
         ));
+        let waker = Waker::new(link.connection().clone());
         let mut tasks = JoinSet::new();
+        tasks.spawn(waker.clone().watch());
         tasks.spawn(disk::load(
             Arc::clone(&shelf),
             load_orders,
@@ -189,12 +190,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
             session,
             shelf,
             epoch,
-            waker: Waker::new(
-                link.connection().clone(),
-                link.is_dialled(),
-                epoch.into_std(),
-            ),
-            wake_at: None,
+            waker,
             sends,
             control: Some(control),
             control_task,
@@ -241,10 +237,6 @@ impl<'a, S: Shelf> Driver<'a, S> {
                     close::close(&connection, Code::Trouble, "no greeting came");
                     return End::TimedOut;
                 }
-                () = at(self.wake_at) => {
-                    self.look();
-                    Ok(())
-                }
                 error = connection.closed() => return error.into(),
             };
             if let Err(why) = outcome {
@@ -265,6 +257,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
 
     fn frame(&mut self, frame: Frame) -> Result<(), End> {
         self.heard_any = true;
+        self.waker.stir();
         let name = frame.name();
         tracing::trace!(frame = name, "frame received");
         self.session.handle_frame(self.now(), frame).map_err(fault)
@@ -285,10 +278,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
             Done::Sent(lane) => {
                 self.session.handle_sent(now, lane);
                 self.waker.keep_send_window();
-                if self.wake_at.is_none() {
-                    let look_at = self.waker.arm(std::time::Instant::now());
-                    self.wake_at = Some(Instant::from_std(look_at));
-                }
+                self.waker.stir();
             }
             Done::Unreadable(item, piece, error) => {
                 tracing::warn!(manifest = %piece.manifest, chunk = piece.chunk, %error, "not read");
@@ -506,13 +496,6 @@ impl<'a, S: Shelf> Driver<'a, S> {
         self.control_task.abort();
         self.stores = None;
         let _ = self.store_task.await;
-    }
-
-    fn look(&mut self) {
-        self.wake_at = self
-            .waker
-            .look(std::time::Instant::now())
-            .map(Instant::from_std);
     }
 
     fn now(&self) -> Millis {
