@@ -75,11 +75,15 @@ pub struct Dialer {
 impl Dialer {
     /// Binds a UDP socket at `local` (port 0: any) to call from. Needs a tokio runtime.
     pub fn bind(local: SocketAddr, key: &NodeKey) -> io::Result<Self> {
-        let endpoint = endpoint::open(local, key, None)?;
-        Ok(Self {
+        Ok(Self::on(endpoint::open(local, key, None)?, key))
+    }
+
+    /// Calls from an endpoint.
+    pub(crate) fn on(endpoint: quinn::Endpoint, key: &NodeKey) -> Self {
+        Self {
             endpoint,
             key: key.clone(),
-        })
+        }
     }
 
     /// Calls the hub at `address`, which must prove the key `expected`.

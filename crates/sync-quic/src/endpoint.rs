@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::NodeKey;
-use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use quinn_proto::crypto::{CryptoError, HmacKey};
 
@@ -25,12 +25,21 @@ pub(crate) fn open(
     key: &NodeKey,
     server: Option<ServerConfig>,
 ) -> io::Result<quinn::Endpoint> {
+    let socket = TokioRuntime.wrap_udp_socket(UdpSocket::bind(local)?)?;
+    over(socket, key, server)
+}
+
+/// Starts the endpoint's driver over a socket.
+pub(crate) fn over(
+    socket: Arc<dyn AsyncUdpSocket>,
+    key: &NodeKey,
+    server: Option<ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
     let reset = ResetKey::of(key);
     let ids = u64::from_le_bytes(*reset.0.first_chunk().expect("32 bytes hold 8"));
     let mut config = EndpointConfig::new(Arc::new(reset));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-    let socket = UdpSocket::bind(local)?;
-    quinn::Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
 }
 
 /// Waits until the peers have heard that we are gone, but not for long.

@@ -13,6 +13,7 @@ mod controller;
 mod dial;
 mod endpoint;
 mod enrol;
+mod gate;
 mod link;
 mod listen;
 mod profile;

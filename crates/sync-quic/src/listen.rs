@@ -16,16 +16,15 @@ use std::time::Duration;
 use identity::{NodeId, NodeKey};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Incoming, ServerConfig};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::close::{self, Code};
 use crate::enrol::EnrolCall;
+use crate::gate::{Gate, HANDSHAKES_MAX, Verdict};
 use crate::link::Link;
 use crate::profile::LinkProfile;
 use crate::{endpoint, tls};
 
-/// How many handshakes may be under way at once; further callers wait in the socket's queue.
-const HANDSHAKES_MAX: usize = 256;
 /// How many admitted calls may wait to be taken.
 const CALLS_WAITING_MAX: usize = 64;
 /// How long a handshake may take, client's retries included.
@@ -33,6 +32,8 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 /// How many bytes one caller may send before it is listened to; its first flight is one or two
 /// datagrams.
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
+/// The same for all callers together.
+const INCOMING_BYTES_MAX_ALL: u64 = 4 << 20;
 
 /// Says in plain words why a peer is not admitted; the words are sent to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,12 +73,28 @@ impl Listener {
         profile: &LinkProfile,
         admission: Arc<dyn Admission>,
     ) -> io::Result<Self> {
+        let endpoint = endpoint::open(local, key, Some(Self::config(key, profile)))?;
+        Ok(Self::on(endpoint, admission))
+    }
+
+    /// What QUIC needs to answer.
+    pub(crate) fn config(key: &NodeKey, profile: &LinkProfile) -> ServerConfig {
         let mut config = ServerConfig::with_crypto(Arc::new(tls::server(key)));
+        // What idling may cost on its link only the caller knows.
+        let frugal = LinkProfile {
+            metered: true,
+            ..profile.clone()
+        };
         config
-            .transport_config(Arc::new(profile.transport()))
+            .transport_config(Arc::new(frugal.transport()))
             .incoming_buffer_size(INCOMING_BYTES_MAX)
-            .max_incoming(4 * HANDSHAKES_MAX);
-        let endpoint = endpoint::open(local, key, Some(config))?;
+            .incoming_buffer_size_total(INCOMING_BYTES_MAX_ALL)
+            .max_incoming(HANDSHAKES_MAX);
+        config
+    }
+
+    /// Takes calls at an endpoint.
+    pub(crate) fn on(endpoint: quinn::Endpoint, admission: Arc<dyn Admission>) -> Self {
         let (calls, taken) = mpsc::channel(CALLS_WAITING_MAX);
         let door = Arc::new(Door {
             admission,
@@ -85,11 +102,11 @@ impl Listener {
             calls,
         });
         tokio::spawn(answer(endpoint.clone(), Arc::clone(&door)));
-        Ok(Self {
+        Self {
             endpoint,
             calls: tokio::sync::Mutex::new(taken),
             door,
-        })
+        }
     }
 
     /// The address that was bound.
@@ -269,11 +286,20 @@ fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {
 
 /// Answers until the endpoint is closed. The slot of a handshake is free again when it is over.
 async fn answer(endpoint: quinn::Endpoint, door: Arc<Door>) {
-    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let gate = Gate::default();
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            incoming.refuse();
-            continue;
+        let proven = incoming.remote_address_validated();
+        let slot = match gate.judge(incoming.remote_address().ip(), proven) {
+            Verdict::Answer(slot) => slot,
+            Verdict::Prove => {
+                // Fails only for an address that is proven already.
+                let _ = incoming.retry();
+                continue;
+            }
+            Verdict::Ignore => {
+                incoming.ignore();
+                continue;
+            }
         };
         let door = Arc::clone(&door);
         tokio::spawn(async move {
