@@ -27,6 +27,8 @@ mod wake;
 pub mod testing;
 
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
 mod tests;
 
 pub use close::End;
