@@ -11,7 +11,7 @@ use std::time::Duration;
 use quinn::congestion::{ControllerFactory, CubicConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use crate::controller::SteadyConfig;
+use crate::controller::{CarefulConfig, SteadyConfig};
 use crate::wake::WakefulConfig;
 
 /// The least idle timeout; a shorter one in a profile is raised to it.
@@ -31,7 +31,10 @@ pub enum Control {
     /// known owner.
     #[default]
     LossTolerant,
-    /// Plain cubic, which yields to other traffic. For shared networks.
+    /// Never more than cubic and never more than our own: yields to other traffic. For shared
+    /// networks.
+    Shared,
+    /// Plain cubic.
     Cubic,
 }
 
@@ -141,12 +144,10 @@ impl LinkProfile {
             // Probes are datagrams; nobody reads them, so little room is enough.
             .datagram_receive_buffer_size(Some(PROBES_BYTES))
             .datagram_send_buffer_size(PROBES_BYTES);
+        let steady = SteadyConfig::new(self.rtt_expected, self.hint, self.rate_kbits_max);
         let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.control {
-            Control::LossTolerant => Arc::new(SteadyConfig::new(
-                self.rtt_expected,
-                self.hint,
-                self.rate_kbits_max,
-            )),
+            Control::LossTolerant => Arc::new(steady),
+            Control::Shared => Arc::new(CarefulConfig(Arc::new(steady))),
             Control::Cubic => Arc::new(CubicConfig::default()),
         };
         transport.congestion_controller_factory(Arc::new(WakefulConfig(controller)));

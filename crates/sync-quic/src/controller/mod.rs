@@ -10,6 +10,7 @@
 //! keeps the link's queue just not empty; a probing round tries more now and then, a draining
 //! round lets the queue run empty, so that the least round trip stays the link's own.
 
+mod careful;
 mod sampler;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
+use self::careful::Careful;
+pub(crate) use self::careful::CarefulConfig;
 use self::sampler::{BestOf, Sample, Sampler};
 use crate::profile::Hint;
 use crate::recent::Recent;
@@ -77,12 +80,18 @@ impl SteadyConfig {
     }
 }
 
-impl ControllerFactory for SteadyConfig {
-    fn build(self: Arc<Self>, _: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(Steady {
+impl SteadyConfig {
+    fn steady(&self, mtu: u16) -> Steady {
+        Steady {
             hint: self.hint,
             ..Steady::new(self.window_start, self.rate_max, mtu)
-        })
+        }
+    }
+}
+
+impl ControllerFactory for SteadyConfig {
+    fn build(self: Arc<Self>, _: Instant, mtu: u16) -> Box<dyn Controller> {
+        Box::new(self.steady(mtu))
     }
 }
 
@@ -103,13 +112,16 @@ pub(crate) fn learned(connection: &quinn::Connection) -> Option<Hint> {
     })
 }
 
-fn steady_of(connection: &quinn::Connection) -> Option<Box<Steady>> {
+fn steady_of(connection: &quinn::Connection) -> Option<Steady> {
     let wakeful = connection
         .congestion_state()
         .into_any()
         .downcast::<Wakeful>()
         .ok()?;
-    wakeful.into_inner().into_any().downcast::<Steady>().ok()
+    match wakeful.into_inner().into_any().downcast::<Steady>() {
+        Ok(steady) => Some(*steady),
+        Err(other) => Some(other.downcast::<Careful>().ok()?.steady),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
