@@ -383,7 +383,7 @@ fn profile(config: &LinkConfig) -> LinkProfile {
     let (control, rtt_expected_ms) = match config.profile {
         ProfileName::Satellite => (Control::LossTolerant, 700),
         ProfileName::Terrestrial => (Control::LossTolerant, 100),
-        ProfileName::Shared => (Control::Cubic, 100),
+        ProfileName::Shared => (Control::Shared, 100),
     };
     LinkProfile {
         control,
