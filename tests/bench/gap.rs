@@ -5,11 +5,12 @@
 //! the clock from its start until it believes that all is stored.
 //! May not: be part of the products; pass over a sender that failed.
 //!
-//! Needs root, `ip` of iproute2, dcmtk, rsync, curl and tar.
+//! Needs root, `ip` of iproute2, dcmtk, rsync, curl, tar and, for `--shared`, iperf3.
 //! `cargo run --release -p system-tests --bin bench-gap -- geo-rain --kilobytes 15000 --seeds 1,2,3`
 
 mod aims;
 mod ends;
+mod shared;
 mod strangers;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -66,6 +67,9 @@ struct Options {
     /// Another length of the outage in the profiles that have one, in seconds.
     #[arg(long)]
     outage: Option<u64>,
+    /// Instead: how much of the link ours takes beside one TCP flow, in so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    shared: Option<u64>,
 }
 
 impl Options {
@@ -89,8 +93,9 @@ const FOUR: Stranger = Stranger::Storescu {
     associations: ASSOCIATIONS,
 };
 
-const SENDERS: [(&str, Way); 10] = [
+const SENDERS: [(&str, Way); 11] = [
     ("chasqui", Way::Chasqui(Control::LossTolerant)),
+    ("chasqui-shared", Way::Chasqui(Control::Shared)),
     ("chasqui-cubic", Way::Chasqui(Control::Cubic)),
     ("storescu-1-cubic", Way::Stranger(ONE, "cubic")),
     ("storescu-1-bbr", Way::Stranger(ONE, "bbr")),
@@ -118,6 +123,9 @@ fn main() -> Result<()> {
     }
     let load = std::fs::read_to_string("/proc/loadavg")?;
     println(&format!("Load before the run: {}", load.trim_end()));
+    if let Some(seconds) = options.shared {
+        return shares(&trials, Duration::from_secs(seconds), &options);
+    }
     for (name, trial) in trials {
         println(&format!("\n{}", head(name, &trial, &options)));
         let mut told = Vec::new();
@@ -129,6 +137,30 @@ fn main() -> Result<()> {
             }
         }
         println(&format!("\n{}", told.join("\n")));
+    }
+    Ok(())
+}
+
+/// What our own senders take of each link beside a TCP flow.
+fn shares(trials: &[(&str, Trial)], span: Duration, options: &Options) -> Result<()> {
+    let span_s = span.as_secs();
+    println(&format!(
+        "\n| link, beside one TCP cubic flow for {span_s} s | sender | our share | both of the link |\n|---|---|---|---|"
+    ));
+    for (name, trial) in trials {
+        for (sender, way) in SENDERS {
+            let Way::Chasqui(control) = way else { continue };
+            if !options.wants(sender) {
+                continue;
+            }
+            for seed in &options.seeds {
+                let it = shared::beside_tcp(trial, control, *seed, span)?;
+                println(&format!(
+                    "| {name} | {sender} | {:.2} | {:.2} |",
+                    it.ours, it.used
+                ));
+            }
+        }
     }
     Ok(())
 }

@@ -185,6 +185,23 @@ fn iperf3_gets_the_rate_of_the_link() {
 }
 
 #[test]
+#[ignore = "needs root and iperf3"]
+fn where_the_link_is_shared_a_tcp_flow_keeps_its_part() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench-gap"));
+    // Two flows of one kind need some windows' time until they have the same; a minute is measured
+    // by hand.
+    command.args(["geo-clean", "--shared", "20", "--only", "chasqui-shared"]);
+    let said = finish(command, DEADLINE).unwrap().success().unwrap();
+    let row = said
+        .lines()
+        .find(|line| line.starts_with("| geo-clean"))
+        .unwrap();
+    let cells: Vec<_> = row.split('|').map(str::trim).collect();
+    let [ours, both] = [3, 4].map(|cell| cells[cell].parse::<f64>().unwrap());
+    assert!(ours <= 0.6 && ours > 0.05 && both > 0.8, "{row}");
+}
+
+#[test]
 #[ignore = "needs root"]
 fn flipped_bits_are_checksum_failures_at_the_other_end() {
     let mut profile = Profile::steady(10_000, 10_000, 5, 0.0);
