@@ -22,6 +22,7 @@ mod run;
 mod shelf;
 mod tls;
 mod wake;
+mod watch;
 
 #[cfg(feature = "testing")]
 pub mod testing;
