@@ -31,7 +31,7 @@ pub enum Control {
     /// known owner.
     #[default]
     LossTolerant,
-    /// Never more than cubic and never more than our own: yields to other traffic. For shared
+    /// Our own, but never more than cubic would take and never less than half of it. For shared
     /// networks.
     Shared,
     /// Plain cubic.

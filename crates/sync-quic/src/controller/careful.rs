@@ -1,12 +1,13 @@
-//! The controller for networks that others use as well: never more than cubic, and never more than
-//! the delay brake allows.
+//! The controller for networks that others use as well: what the delay brake allows, but never more
+//! than cubic and never less than half of that.
 //!
-//! In: what quinn reports. Out: the smaller of two windows.
+//! In: what quinn reports. Out: a window between half of cubic's and all of it.
 //! Invariant: a flow of cubic's kind beside it has at least what it would have beside another one.
 //! May not: tell the two apart; each sees all that happens.
 //!
 //! Cubic alone fills the modem's queue and, over a satellite, keeps for minutes what it took before
-//! another flow began. The delay brake alone would go on where loss makes cubic yield.
+//! another flow began. The delay brake alone would go on where loss makes cubic yield, and would yield
+//! all that it has to a flow that keeps the queue full.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -87,7 +88,8 @@ impl Controller for Careful {
     }
 
     fn window(&self) -> u64 {
-        self.cubic.window().min(self.steady.window())
+        let cubic = self.cubic.window();
+        self.steady.window().clamp(cubic / 2, cubic)
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {

@@ -363,7 +363,7 @@ async fn where_the_link_is_shared_others_get_their_part() {
     for weather in [near, geo(), rain, leo()] {
         let share = share_beside_cubic(&weather, Control::Shared).await;
         eprintln!("beside a cubic flow: {share:.2}, {weather:?}");
-        assert!((0.05..=0.6).contains(&share), "{share:.2} of {weather:?}");
+        assert!((0.15..=0.6).contains(&share), "{share:.2} of {weather:?}");
     }
 }
 
