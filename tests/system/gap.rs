@@ -188,17 +188,13 @@ fn iperf3_gets_the_rate_of_the_link() {
 #[ignore = "needs root and iperf3"]
 fn where_the_link_is_shared_a_tcp_flow_keeps_its_part() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench-gap"));
-    // Two flows of one kind need some windows' time until they have the same; a minute is measured
-    // by hand.
-    command.args(["geo-clean", "--shared", "20", "--only", "chasqui-shared"]);
+    // Over a satellite TCP takes longer than a test should last to find its part.
+    command.args(["leo", "--shared", "30", "--only", "chasqui-shared"]);
     let said = finish(command, DEADLINE).unwrap().success().unwrap();
-    let row = said
-        .lines()
-        .find(|line| line.starts_with("| geo-clean"))
-        .unwrap();
+    let row = said.lines().find(|line| line.starts_with("| leo")).unwrap();
     let cells: Vec<_> = row.split('|').map(str::trim).collect();
     let [ours, both] = [3, 4].map(|cell| cells[cell].parse::<f64>().unwrap());
-    assert!(ours <= 0.6 && ours > 0.05 && both > 0.8, "{row}");
+    assert!(ours <= 0.6 && ours > 0.1 && both > 0.6, "{row}");
 }
 
 #[test]
