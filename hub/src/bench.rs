@@ -197,6 +197,22 @@ pub(crate) fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
 
 /// A DICOM file whose pixels follow from `seed`.
 pub(crate) fn file(study: &str, sop: &str, seed: u8) -> Vec<u8> {
+    let mut pixels = vec![0; 40_000];
+    blake3::Hasher::new()
+        .update(&[seed])
+        .finalize_xof()
+        .fill(&mut pixels);
+    image(study, sop, 1, (100, 200), &pixels)
+}
+
+/// A DICOM file with these pixels of 16 bits, in rows and columns.
+pub(crate) fn image(
+    study: &str,
+    sop: &str,
+    number: u16,
+    (rows, columns): (u16, u16),
+    pixels: &[u8],
+) -> Vec<u8> {
     let (class, ts) = (SopClassUid::parse(CT).unwrap(), ts());
     let sop_uid = SopInstanceUid::parse(sop).unwrap();
     let mut file = compose_meta(&class, &sop_uid, &ts, None);
@@ -229,11 +245,12 @@ pub(crate) fn file(study: &str, sop: &str, seed: u8) -> Vec<u8> {
     );
     element(&mut file, (0x0020, 0x000d), *b"UI", study.as_bytes());
     element(&mut file, (0x0020, 0x000e), *b"UI", b"1.2.3.4.1");
-    element(&mut file, (0x0020, 0x0013), *b"IS", b"1");
+    let number = number.to_string();
+    element(&mut file, (0x0020, 0x0013), *b"IS", number.as_bytes());
     for (number, value) in [
         (0x0002, 1),
-        (0x0010, 100),
-        (0x0011, 200),
+        (0x0010, rows),
+        (0x0011, columns),
         (0x0100, 16),
         (0x0101, 16),
         (0x0102, 15),
@@ -246,12 +263,7 @@ pub(crate) fn file(study: &str, sop: &str, seed: u8) -> Vec<u8> {
             &u16::to_le_bytes(value),
         );
     }
-    let mut pixels = vec![0; 40_000];
-    blake3::Hasher::new()
-        .update(&[seed])
-        .finalize_xof()
-        .fill(&mut pixels);
-    element(&mut file, (0x7fe0, 0x0010), *b"OW", &pixels);
+    element(&mut file, (0x7fe0, 0x0010), *b"OW", pixels);
     file
 }
 
@@ -301,13 +313,25 @@ impl Sender {
         closed: bool,
         bend: impl FnOnce(&mut Manifest),
     ) -> Revision {
+        self.revise_in(Tier::Fast, unit, files, closed, bend)
+    }
+
+    /// Packs files in a tier as one group of the next revision.
+    pub(crate) fn revise_in(
+        &mut self,
+        tier: Tier,
+        unit: &NodeKey,
+        files: &[(&str, &[u8])],
+        closed: bool,
+        bend: impl FnOnce(&mut Manifest),
+    ) -> Revision {
         let sources: Vec<_> = files
             .iter()
             .map(|(name, bytes)| Source { name, bytes })
             .collect();
         let units: Vec<Vec<u8>> = match sources.is_empty() {
             true => Vec::new(),
-            false => encode_group(&sources, Tier::Fast)
+            false => encode_group(&sources, tier)
                 .unwrap()
                 .iter()
                 .map(|unit| unit.as_bytes().to_vec())

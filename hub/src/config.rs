@@ -134,6 +134,8 @@ pub(crate) struct Archive {
     pub store_key: PathBuf,
     /// The size at which a segment file is closed and the next one begun.
     pub segment_bytes: Bytes,
+    /// Memory for images that were read, and for what their neighbours are predicted from.
+    pub cache: Bytes,
 }
 
 impl Default for Archive {
@@ -141,6 +143,7 @@ impl Default for Archive {
         Self {
             store_key: PathBuf::from("store.key"),
             segment_bytes: Bytes::mib(64),
+            cache: Bytes::mib(256),
         }
     }
 }

@@ -96,7 +96,14 @@ impl Rooms {
             ..Limits::default()
         };
         let segments = Arc::clone(writer.segments());
-        let archive = Archive::new(Arc::clone(&readers), segments, store_key, limits);
+        let cache_bytes = config.archive.cache.get();
+        let archive = Archive::new(
+            Arc::clone(&readers),
+            segments,
+            store_key,
+            limits,
+            cache_bytes,
+        );
         let access = Access::new(writer.clone(), readers, Arc::clone(&ledger));
         Ok(Self {
             access,

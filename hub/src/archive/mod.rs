@@ -2,14 +2,16 @@
 //!
 //! In: instances that `inbox` has decoded; questions about studies. Out: files, lists.
 //! Invariant: an instance is given out only when its bytes are those of its digests; other bytes
-//! under a known UID are kept beside the first, never instead of them; on disk it is sealed.
+//! under a known UID are kept beside the first, never instead of them; on disk it is sealed, and
+//! what was opened is kept in memory alone, within bounds.
 //! May not: open sockets, judge manifests, say that custody has passed.
 
+mod cache;
 pub(crate) mod group;
 pub(crate) mod index;
 mod summary;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use codec::{DecodeError, Limits};
 use sealing::StoreKey;
@@ -20,6 +22,7 @@ use study::{InstanceDigest, SopInstanceUid, StudyUid};
 use thiserror::Error;
 
 use crate::db;
+use cache::{Cache, lock};
 use group::{ChunkFault, GroupKey, LoadError, OpenGroup};
 #[cfg(test)]
 pub(crate) use summary::ReportState;
@@ -79,9 +82,7 @@ pub(crate) struct Archive {
     segments: Arc<Segments>,
     store_key: Arc<StoreKey>,
     limits: Limits,
-    /// The group that was read last, with its data key: whoever reads one instance mostly reads
-    /// its neighbour next.
-    recent: Mutex<Option<(GroupKey, OpenGroup)>>,
+    cache: Cache,
 }
 
 impl Archive {
@@ -90,13 +91,14 @@ impl Archive {
         segments: Arc<Segments>,
         store_key: Arc<StoreKey>,
         limits: Limits,
+        cache_bytes: u64,
     ) -> Self {
         Self {
             readers,
             segments,
             store_key,
             limits,
-            recent: Mutex::default(),
+            cache: Cache::new(cache_bytes),
         }
     }
 
@@ -140,35 +142,52 @@ impl Archive {
         Ok(File { bytes, copies })
     }
 
-    /// Gives one file of a group, reading only the chunks that it needs.
+    /// Gives one file of a group, reading only the chunks that it needs and that are not here.
     fn unpack(&self, key: GroupKey, file: usize) -> Result<Vec<u8>, ArchiveError> {
-        let recent = self
-            .recent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let mut group = match recent {
-            Some((recent, group)) if recent == key => group,
-            Some(_) | None => self
-                .readers
-                .with(|sql| OpenGroup::load(sql, key, &self.store_key, &self.limits))?
-                .ok_or(DecodeError::NoSuchFile(file))?,
+        let group = match self.cache.find(key) {
+            Some(group) => group,
+            None => Arc::new(Mutex::new(
+                self.readers
+                    .with(|sql| OpenGroup::load(sql, key, &self.store_key, &self.limits))?
+                    .ok_or(DecodeError::NoSuchFile(file))?,
+            )),
         };
-        let chunks = self.readers.with(|sql| chunks(sql, key))?;
-        for (place, location) in chunks.iter().map_while(Option::as_ref).enumerate() {
-            if group.files().is_some() {
-                break;
+        let mut open = lock(&group);
+        match self.read(key, file, &mut open) {
+            Ok(bytes) => {
+                let held_bytes = open.bytes();
+                drop(open);
+                self.cache.keep(key, group, held_bytes);
+                Ok(bytes)
             }
-            group.take(place, location, &self.segments)?;
+            Err(error) => {
+                self.cache.forget(key);
+                Err(error)
+            }
         }
-        for place in group.places_of(file) {
-            if let Some(Some(location)) = chunks.get(place) {
+    }
+
+    fn read(
+        &self,
+        key: GroupKey,
+        file: usize,
+        group: &mut OpenGroup,
+    ) -> Result<Vec<u8>, ArchiveError> {
+        if !group.ready(file) {
+            let chunks = self.readers.with(|sql| chunks(sql, key))?;
+            for (place, location) in chunks.iter().map_while(Option::as_ref).enumerate() {
+                if group.files().is_some() {
+                    break;
+                }
                 group.take(place, location, &self.segments)?;
             }
+            for place in group.places_of(file) {
+                if let Some(Some(location)) = chunks.get(place) {
+                    group.take(place, location, &self.segments)?;
+                }
+            }
         }
-        let bytes = group.file(file)?;
-        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, group));
-        Ok(bytes)
+        Ok(group.file(file)?)
     }
 }
 
@@ -220,3 +239,6 @@ pub(crate) fn chunks(
     })?
     .collect()
 }
+
+#[cfg(test)]
+mod tests;
