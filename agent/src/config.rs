@@ -125,8 +125,10 @@ pub struct PackConfig {
     pub batch_instances: u32,
     /// How long an instance waits for its batch to fill.
     pub batch_delay: Span,
-    /// The codec's tier: fast, link or archive.
+    /// The codec's tier: auto, fast, link or archive.
     pub tier: TierName,
+    /// How many batches are packed at once; 0: as many as there are processors.
+    pub threads: u32,
 }
 
 impl Default for PackConfig {
@@ -134,7 +136,8 @@ impl Default for PackConfig {
         Self {
             batch_instances: 16,
             batch_delay: Span::from_secs(2),
-            tier: TierName::Link,
+            tier: TierName::Auto,
+            threads: 0,
         }
     }
 }
@@ -143,9 +146,11 @@ impl Default for PackConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TierName {
+    /// What link, processors and power make good.
+    Auto,
     /// Least work.
     Fast,
-    /// The default.
+    /// What crosses where nothing is known of the link.
     Link,
     /// Least bytes.
     Archive,
@@ -274,6 +279,9 @@ impl Config {
         }
         if !(1..=256).contains(&self.pack.batch_instances) {
             return invalid("pack.batch-instances", "must be 1 to 256");
+        }
+        if self.pack.threads > 64 {
+            return invalid("pack.threads", "must be 0 to 64");
         }
         if !self.console.bind.is_loopback() {
             return invalid("console.bind", "plain HTTP is served on loopback only");

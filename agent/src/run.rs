@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -23,6 +24,8 @@ use crate::{console, contact, intake, orders, pack, reports, scrub};
 
 /// How often it is looked whether the vault is to be locked.
 const RELOCK_LOOK: Duration = Duration::from_secs(1);
+/// A link's rate counts as measured after so many bytes in a contact: the first ones are sent to find it.
+const LINK_MEASURED_BYTES: u64 = 512 << 10;
 /// How long the rooms may take to end in order.
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -84,7 +87,7 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
         let intake = intake::run(dicom, vault.clone(), config.intake.clone(), stop.clone());
         async { intake.await.context("intake") }
     });
-    spawn_doorless(&mut tasks, &rooms, &config, &stop);
+    spawn_doorless(&mut tasks, &rooms, &link, &config, &stop);
     tasks.spawn({
         let membership = Arc::clone(&rooms.membership);
         let contact = contact::Contact::new(vault.clone(), membership, link, config.link);
@@ -125,13 +128,14 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
 fn spawn_doorless(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     rooms: &Rooms,
+    link: &Arc<LinkStatus>,
     config: &Config,
     stop: &CancellationToken,
 ) {
     let vault = &rooms.vault;
     tasks.spawn(ends_well(pack::run(
         vault.clone(),
-        pack_settings(config),
+        pack_settings(config, Arc::clone(link)),
         stop.clone(),
     )));
     tasks.spawn(ends_well(orders::run(
@@ -233,15 +237,31 @@ async fn answer(rooms: Rooms, request: serde_json::Value) -> Reply {
     }
 }
 
-fn pack_settings(config: &Config) -> pack::Settings {
+fn pack_settings(config: &Config, link: Arc<LinkStatus>) -> pack::Settings {
+    let rate_kbit = config.link.rate_kbit;
     pack::Settings {
         batch_instances: config.pack.batch_instances,
         batch_delay_ms: config.pack.batch_delay.as_millis(),
         quiet_period_ms: config.intake.quiet_period.as_millis(),
         tier: match config.pack.tier {
-            TierName::Fast => codec::Tier::Fast,
-            TierName::Link => codec::Tier::Link,
-            TierName::Archive => codec::Tier::Archive,
+            TierName::Auto => None,
+            TierName::Fast => Some(codec::Tier::Fast),
+            TierName::Link => Some(codec::Tier::Link),
+            TierName::Archive => Some(codec::Tier::Archive),
         },
+        threads: match usize::try_from(config.pack.threads) {
+            Ok(threads) if threads > 0 => threads,
+            Ok(_) | Err(_) => thread::available_parallelism().map_or(1, usize::from),
+        },
+        power: pack::Power::Unknown,
+        link_bytes_s: Arc::new(move || link_bytes_s(&link, rate_kbit)),
     }
+}
+
+/// What the link carries towards the hub, as far as anybody knows: measured, or as its owner says.
+fn link_bytes_s(link: &LinkStatus, said_kbit: u32) -> Option<u64> {
+    let view = link.view();
+    let measured = (view.bytes_sent >= LINK_MEASURED_BYTES).then_some(view.rate_kbits);
+    let said = (said_kbit > 0).then_some(u64::from(said_kbit));
+    measured.or(said).map(|kbits| kbits * 125)
 }

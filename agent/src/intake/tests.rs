@@ -1,6 +1,5 @@
 //! Intake with a vault on a real disk, called by our own user role.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use dimse::scu::{Association, Instance, Proposal, ScuConfig, ScuError};
@@ -11,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::VaultConfig;
-use crate::vault::Now;
 use crate::vault::tests::open_vault_with;
+use crate::vault::{Now, Skipped};
 
 const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
 const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
@@ -227,7 +226,7 @@ async fn a_study_is_attended_while_its_association_is_open() {
         delay_ms: 10_000_000,
         quiet_period_ms: 1,
     };
-    let due = |vault: &Vault| format!("{:?}", vault.next_batch(rule, far_off, &BTreeSet::new()));
+    let due = |vault: &Vault| format!("{:?}", vault.next_batch(rule, far_off, &Skipped::default()));
     let while_open = due(&world.vault);
     let mut changed = world.vault.arrivals();
     association.release().await.unwrap();

@@ -4,7 +4,7 @@ use study::StudyUid;
 
 use super::*;
 use crate::vault::tests::{arrival, open_vault};
-use crate::vault::{BatchRule, Due, Now};
+use crate::vault::{BatchRule, Due, Now, Skipped};
 
 const RULE: BatchRule = BatchRule {
     instances: 1,
@@ -21,7 +21,7 @@ async fn vault(folder: &tempfile::TempDir) -> Vault {
         .hold(arrival("1.2", "1.2.1", "a slice"))
         .await
         .unwrap();
-    let Ok(Due::Batch(batch)) = vault.next_batch(RULE, Now::read(), &BTreeSet::new()) else {
+    let Ok(Due::Batch(batch)) = vault.next_batch(RULE, Now::read(), &Skipped::default()) else {
         panic!("a batch is due");
     };
     let units = vec![b"a unit".to_vec()];

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 /// Says why files cannot be packed together.
 #[derive(Debug, Error)]
-pub enum SqueezeError {
+pub(super) enum SqueezeError {
     /// The codec refused.
     #[error("the codec refused")]
     Encode(#[from] EncodeError),

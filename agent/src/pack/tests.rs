@@ -5,12 +5,18 @@ use study::SopInstanceUid;
 use super::*;
 use crate::vault::tests::{arrival, open_vault, segment_paths};
 
-const SETTINGS: Settings = Settings {
-    batch_instances: 2,
-    batch_delay_ms: 0,
-    quiet_period_ms: 0,
-    tier: Tier::Fast,
-};
+fn settings(threads: usize) -> Settings {
+    Settings {
+        batch_instances: 2,
+        batch_delay_ms: 0,
+        quiet_period_ms: 0,
+        tier: Some(Tier::Fast),
+        threads,
+        power: Power::Unknown,
+        link_bytes_s: Arc::new(|| None),
+    }
+}
+
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn hold(vault: &Vault, study: &str, sop: &str) {
@@ -20,7 +26,7 @@ async fn hold(vault: &Vault, study: &str, sop: &str) {
 /// Packs until `done` says so of the studies.
 async fn pack_until(vault: &Vault, done: impl Fn(&Vault) -> bool) {
     let stop = CancellationToken::new();
-    let packing = tokio::spawn(run(vault.clone(), SETTINGS, stop.clone()));
+    let packing = tokio::spawn(run(vault.clone(), settings(3), stop.clone()));
     let mut changed = vault.watch();
     let waiting = async {
         while !done(vault) {
@@ -60,4 +66,71 @@ async fn a_damaged_intake_record_is_set_aside_and_everything_else_is_packed() {
     let unpacked = unpacked(&vault);
     assert!(unpacked[0] > 0);
     assert_eq!(unpacked[1], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_waits_for_those_before_it_in_its_study() {
+    let folder = tempfile::tempdir().unwrap();
+    let vault = open_vault(folder.path()).await;
+    for (study, sop) in [("1.2", "1.2.1"), ("1.2", "1.2.2"), ("1.3", "1.3.1")] {
+        hold(&vault, study, sop).await;
+    }
+    let mut packer = Packer::new(vault.clone(), settings(3));
+    packer.settings.batch_instances = 1;
+    let mut tried = Vec::new();
+    for number in 1..=3 {
+        assert!(matches!(packer.begin_next().unwrap(), Next::Again));
+        assert_eq!(packer.jobs.len(), number);
+    }
+    assert!(matches!(packer.begin_next().unwrap(), Next::OnPacked));
+    while let Some(packed) = packer.workers.join_next().await {
+        tried.push(packed.unwrap());
+    }
+    tried.sort_by_key(|(number, _)| *number);
+
+    let revisions = || {
+        vault
+            .studies()
+            .unwrap()
+            .iter()
+            .map(|s| s.revision)
+            .collect::<Vec<_>>()
+    };
+    // The second of a study waits for the first, the one of the other study for nobody.
+    for (job, expected) in [(1, [0, 0]), (1, [0, 1]), (0, [2, 1])] {
+        let (number, tried) = tried.remove(job);
+        packer.note_packed(number, tried).await;
+        assert_eq!(revisions(), expected);
+    }
+    for (sop, revision) in [("1.2.1", 1), ("1.2.2", 2)] {
+        let sop = SopInstanceUid::parse(sop).unwrap();
+        assert_eq!(vault.revision_of(&sop), revision);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_at_once_never_takes_an_instance_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let vault = open_vault(folder.path()).await;
+    for number in 1..=5 {
+        hold(&vault, "1.2", &format!("1.2.{number}")).await;
+    }
+    let rule = BatchRule {
+        instances: 2,
+        bytes: BATCH_BYTES_MAX,
+        delay_ms: 0,
+        quiet_period_ms: 0,
+    };
+    let mut skipped = Skipped::default();
+    let mut taken = Vec::new();
+    while let Due::Batch(batch) = vault.next_batch(rule, Now::read(), &skipped).unwrap() {
+        let ids = batch.items.iter().map(|item| item.instance_id);
+        taken.extend(ids);
+        let last = *taken.last().unwrap();
+        skipped.underway.insert(batch.study, last);
+        // The last of them says the end, and nothing comes behind it that would say it again.
+        assert_eq!(batch.closes, taken.len() == 5);
+    }
+    assert_eq!(taken.len(), 5);
+    assert!(taken.is_sorted_by(|a, b| a < b));
 }

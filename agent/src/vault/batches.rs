@@ -1,6 +1,6 @@
 //! Batches: which instances are packed together, and when.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealing::KeyId;
 use store::Location;
@@ -64,6 +64,8 @@ pub struct BatchItem {
 pub struct Batch {
     /// The study.
     pub study: StudyUid,
+    /// How urgent it is.
+    pub priority: Priority,
     /// What to pack, in the order it came.
     pub items: Vec<BatchItem>,
     /// The data key that all of them are sealed with; none when there are none.
@@ -72,22 +74,49 @@ pub struct Batch {
     pub closes: bool,
 }
 
+/// What is not to be packed now.
+#[derive(Debug, Default, Clone)]
+pub struct Skipped {
+    /// Studies of which nothing is.
+    pub studies: BTreeSet<StudyUid>,
+    /// Studies of which instances are being packed, and the last of these: what came after them is
+    /// packed beside them.
+    pub underway: BTreeMap<StudyUid, i64>,
+}
+
+/// What stands between the box and a study's last byte at the hub.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes of files that are not packed yet.
+    pub unpacked_bytes: u64,
+    /// Packed bytes that the hub has not said it holds.
+    pub waiting_bytes: u64,
+}
+
 impl Vault {
+    /// What is to be packed and to cross of studies that are as urgent as this, or more.
+    pub fn backlog(&self, priority: Priority) -> Result<Backlog, VaultError> {
+        Ok(self.0.readers.with(|sql| backlog(sql, priority))?)
+    }
+
     /// The next batch that is due, the most urgent and oldest first, and otherwise when to ask
-    /// again. Studies in `passed_over` don't count.
+    /// again.
     pub fn next_batch(
         &self,
         rule: BatchRule,
         now: Now,
-        passed_over: &BTreeSet<StudyUid>,
+        skipped: &Skipped,
     ) -> Result<Due, VaultError> {
         // What no hub can open is not signed to leave.
         if !self.0.keys.knows_hub() {
             return Ok(Due::Nothing);
         }
-        let mut studies = self.0.readers.with(unfinished_studies)?;
+        let mut studies = self
+            .0
+            .readers
+            .with(|sql| unfinished_studies(sql, &skipped.underway))?;
         self.forget_closed(&studies, rule, now);
-        studies.retain(|unfinished| !passed_over.contains(&unfinished.study));
+        studies.retain(|unfinished| !skipped.studies.contains(&unfinished.study));
         studies.sort_by_key(|unfinished| (unfinished.priority, unfinished.oldest));
         let mut wait_ms = None;
         for unfinished in studies {
@@ -101,9 +130,11 @@ impl Vault {
                 attending: attending.open,
                 quiet_period_ms: rule.quiet_period_ms,
             };
+            // While the last instances are being packed, whatever comes next can tell more.
+            let says_end = unfinished.after.is_none() && unfinished.set_aside == 0;
             let closes_in_ms = stability
                 .quiet_left_ms(now.count_ms)
-                .filter(|_| unfinished.unpacked > 0 || unfinished.set_aside == 0);
+                .filter(|_| unfinished.unpacked > 0 || says_end);
             let packs_in_ms = unfinished.packs_in_ms(rule, now.wall_ms);
             if closes_in_ms == Some(0) || packs_in_ms == Some(0) {
                 let stable = closes_in_ms == Some(0);
@@ -170,6 +201,8 @@ struct Unfinished {
     oldest: i64,
     /// Instances that could not be packed.
     set_aside: u64,
+    /// The last of its instances that are being packed; none of the above counts up to there.
+    after: Option<i64>,
 }
 
 impl Unfinished {
@@ -188,28 +221,64 @@ impl Unfinished {
     }
 }
 
-fn unfinished_studies(sql: &Connection) -> store::rusqlite::Result<Vec<Unfinished>> {
-    sql.prepare_cached(
-        "SELECT s.study_uid, s.priority, count(i.instance_id) FILTER (WHERE NOT i.set_aside),
+fn unfinished_studies(
+    sql: &Connection,
+    underway: &BTreeMap<StudyUid, i64>,
+) -> store::rusqlite::Result<Vec<Unfinished>> {
+    let open: Vec<StudyUid> = sql
+        .prepare_cached("SELECT study_uid FROM study WHERE open")?
+        .query_map([], |row| uid(row, 0, StudyUid::parse))?
+        .collect::<store::rusqlite::Result<_>>()?;
+    let mut select = sql.prepare_cached(
+        "SELECT s.priority, count(i.instance_id) FILTER (WHERE NOT i.set_aside),
                 coalesce(sum(i.file_bytes) FILTER (WHERE NOT i.set_aside), 0),
                 coalesce(min(i.held_at_ms) FILTER (WHERE NOT i.set_aside), 0),
                 min(i.instance_id) FILTER (WHERE NOT i.set_aside),
                 count(i.instance_id) FILTER (WHERE i.set_aside)
          FROM study s LEFT JOIN instance i ON i.study_uid = s.study_uid AND i.segment IS NOT NULL
-         WHERE s.open GROUP BY s.study_uid",
-    )?
-    .query_map([], |row| {
-        Ok(Unfinished {
-            study: uid(row, 0, StudyUid::parse)?,
-            priority: priority(row, 1)?,
-            unpacked: row.get(2)?,
-            unpacked_bytes: row.get(3)?,
-            first_unpacked_ms: row.get(4)?,
-            oldest: row.get::<_, Option<i64>>(5)?.unwrap_or(i64::MAX),
-            set_aside: row.get(6)?,
-        })
-    })?
-    .collect()
+              AND i.instance_id > ?2
+         WHERE s.study_uid = ?1 GROUP BY s.study_uid",
+    )?;
+    let mut unfinished = Vec::with_capacity(open.len());
+    for study in open {
+        let after = underway.get(&study).copied();
+        let first = after.unwrap_or(i64::MIN);
+        let next = select.query_row(params![study.as_str(), first], |row| {
+            Ok(Unfinished {
+                priority: priority(row, 0)?,
+                unpacked: row.get(1)?,
+                unpacked_bytes: row.get(2)?,
+                first_unpacked_ms: row.get(3)?,
+                oldest: row.get::<_, Option<i64>>(4)?.unwrap_or(i64::MAX),
+                set_aside: row.get(5)?,
+                study: study.clone(),
+                after,
+            })
+        })?;
+        unfinished.push(next);
+    }
+    Ok(unfinished)
+}
+
+fn backlog(sql: &Connection, priority: Priority) -> store::rusqlite::Result<Backlog> {
+    let unpacked_bytes = sql
+        .prepare_cached(
+            "SELECT coalesce(sum(i.file_bytes), 0) FROM study s JOIN instance i USING (study_uid)
+             WHERE s.open AND s.priority <= ?1 AND i.segment IS NOT NULL AND NOT i.set_aside",
+        )?
+        .query_row([priority.code()], |row| row.get(0))?;
+    let waiting_bytes = sql
+        .prepare_cached(
+            "SELECT coalesce(sum(r.bytes_to_cross - r.bytes_at_hub), 0)
+             FROM revision r JOIN study s USING (study_uid)
+             WHERE r.receipt_seq IS NULL AND r.refused IS NULL AND s.consent != 0
+               AND s.priority <= ?1",
+        )?
+        .query_row([priority.code()], |row| row.get(0))?;
+    Ok(Backlog {
+        unpacked_bytes,
+        waiting_bytes,
+    })
 }
 
 fn batch(
@@ -224,9 +293,12 @@ fn batch(
     let mut select = sql.prepare_cached(
         "SELECT segment, offset, length, instance_id, sop_uid, digest, file_bytes, key_id
          FROM instance WHERE study_uid = ?1 AND segment IS NOT NULL AND NOT set_aside
+           AND instance_id > ?3
          ORDER BY instance_id LIMIT ?2",
     )?;
-    let rows = select.query_map(params![unfinished.study.as_str(), rule.instances], |row| {
+    let first = unfinished.after.unwrap_or(i64::MIN);
+    let of = params![unfinished.study.as_str(), rule.instances, first];
+    let rows = select.query_map(of, |row| {
         let item = BatchItem {
             instance_id: row.get(3)?,
             sop: uid(row, 4, SopInstanceUid::parse)?,
@@ -250,6 +322,7 @@ fn batch(
     let closes = stable && all;
     Ok(Batch {
         study: unfinished.study.clone(),
+        priority: unfinished.priority,
         items,
         key,
         closes,

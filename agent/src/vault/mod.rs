@@ -44,7 +44,7 @@ use crate::keys::Keys;
 
 pub use absorb::Absorbed;
 pub use arrivals::{Arrival, HoldError, NoRoom};
-pub use batches::{Batch, BatchItem, BatchRule, Due, Now};
+pub use batches::{Backlog, Batch, BatchItem, BatchRule, Due, Now, Skipped};
 pub use divergence::JournalState;
 pub use fetch::{FetchError, KeptFile};
 pub use ledger::{ConsentState, Custody, HeldAs, Stability};

@@ -1,6 +1,5 @@
 //! The vault through its public face, on a real disk.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -105,6 +104,17 @@ impl World {
     }
 }
 
+impl Vault {
+    /// The first revision that an instance is in.
+    pub(crate) fn revision_of(&self, sop: &SopInstanceUid) -> u32 {
+        let revision = self.0.readers.with(|sql| {
+            sql.prepare("SELECT revision FROM instance WHERE sop_uid = ?1")?
+                .query_row([sop.as_str()], |row| row.get(0))
+        });
+        revision.unwrap()
+    }
+}
+
 fn element(tag: [u8; 4], vr: &[u8; 2], value: &str) -> Vec<u8> {
     let mut value = value.as_bytes().to_vec();
     if value.len() % 2 == 1 {
@@ -176,7 +186,7 @@ pub(super) async fn pack(vault: &Vault, now: Now) -> Revision {
 }
 
 pub(super) fn due(vault: &Vault, now: Now) -> Due {
-    vault.next_batch(RULE, now, &BTreeSet::new()).unwrap()
+    vault.next_batch(RULE, now, &Skipped::default()).unwrap()
 }
 
 pub(super) async fn adopt(vault: &Vault, batch: Batch) -> Revision {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use agent::config::VaultConfig;
 use agent::keys::Keys;
-use agent::vault::{Arrival, BatchRule, Due, FetchError, HeldAs, Now, Vault};
+use agent::vault::{Arrival, BatchRule, Due, FetchError, HeldAs, Now, Skipped, Vault};
 use anyhow::{Context as _, bail, ensure};
 use codec::{Source, Tier, Unit};
 use identity::NodeKey;
@@ -140,7 +140,7 @@ async fn pack(vault: &Vault) -> anyhow::Result<()> {
             ..now
         }
     };
-    while let Due::Batch(batch) = vault.next_batch(RULE, later(), &BTreeSet::new())? {
+    while let Due::Batch(batch) = vault.next_batch(RULE, later(), &Skipped::default())? {
         let files = batch.items.iter().map(|item| vault.intake_file(item));
         let files = files.collect::<Result<Vec<_>, FetchError>>()?;
         let named = batch.items.iter().zip(&files);
