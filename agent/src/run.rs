@@ -254,14 +254,17 @@ fn pack_settings(config: &Config, link: Arc<LinkStatus>) -> pack::Settings {
             Ok(_) | Err(_) => thread::available_parallelism().map_or(1, usize::from),
         },
         power: pack::Power::Unknown,
-        link_bytes_s: Arc::new(move || link_bytes_s(&link, rate_kbit)),
+        link: Arc::new(move || road(&link, rate_kbit)),
     }
 }
 
 /// What the link carries towards the hub, as far as anybody knows: measured, or as its owner says.
-fn link_bytes_s(link: &LinkStatus, said_kbit: u32) -> Option<u64> {
+fn road(link: &LinkStatus, said_kbit: u32) -> pack::Road {
     let view = link.view();
     let measured = (view.bytes_sent >= LINK_MEASURED_BYTES).then_some(view.rate_kbits);
     let said = (said_kbit > 0).then_some(u64::from(said_kbit));
-    measured.or(said).map(|kbits| kbits * 125)
+    pack::Road {
+        bytes_s: measured.or(said).map(|kbits| kbits * 125),
+        is_up: view.connected,
+    }
 }

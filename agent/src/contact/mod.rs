@@ -174,7 +174,7 @@ impl Contact {
         let mut told = Told::new(&self.vault)?;
         let mut changed = self.vault.watch();
         self.outbox.begin();
-        let mut to_tell = VecDeque::from(self.outbox.commands()?);
+        let mut to_tell = VecDeque::from(self.outbox.commands().await?);
         // What waits when the session begins goes with its first flight.
         while let Ok(permit) = commands.try_reserve() {
             let Some(command) = to_tell.pop_front() else {
@@ -201,7 +201,7 @@ impl Contact {
                 }
                 Ok(()) = changed.changed() => {
                     to_tell.extend(told.news(&self.vault)?);
-                    to_tell.extend(self.outbox.commands()?);
+                    to_tell.extend(self.outbox.commands().await?);
                 }
                 _ = look.tick() => {
                     self.look(&link, &mut heard_bytes);
@@ -209,7 +209,7 @@ impl Contact {
                     if put_off_since.elapsed() > PUT_OFF {
                         put_off_since = Instant::now();
                         if self.outbox.take_up() {
-                            to_tell.extend(self.outbox.commands()?);
+                            to_tell.extend(self.outbox.commands().await?);
                         }
                     }
                 }

@@ -10,15 +10,17 @@ mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use journal::SignedManifest;
-use study::{Digest, Priority};
+use study::{Digest, Priority, StudyUid};
 use sync_proto::{Begun, Command, Offer, QUEUE_MAX, Unfinished};
 
-use crate::vault::{Vault, VaultError};
+use crate::vault::{Offerable, Vault, VaultError};
 
 /// How many revisions one session is given at a time; more follow as these are delivered. Urgent
 /// ones are not kept waiting behind a full list.
 const OFFERED_MAX: usize = 256;
+/// How many bytes of studies that can wait are offered ahead of the link, but for the rest of a study
+/// that was begun: what is not offered may still be packed smaller.
+const AHEAD_BYTES: u64 = 32 << 20;
 
 /// What has been offered, and what is known of its past.
 pub struct Outbox {
@@ -41,6 +43,7 @@ impl Outbox {
         let inherited = vault
             .offerable()?
             .into_iter()
+            .filter(|o| o.offered)
             .map(|o| o.manifest_digest)
             .collect();
         Ok(Self {
@@ -54,7 +57,9 @@ impl Outbox {
     }
 
     /// What the present session has to be told, given what the vault holds.
-    pub fn commands(&mut self) -> Result<Vec<Command>, OutboxError> {
+    ///
+    /// A revision that is offered here is as it is from then on: the vault has synced that.
+    pub async fn commands(&mut self) -> Result<Vec<Command>, VaultError> {
         let mut due = self.vault.offerable()?;
         order::sort(&mut due);
         let mut commands = Vec::new();
@@ -69,6 +74,8 @@ impl Outbox {
         self.offered.retain(|digest, _| present.contains(digest));
         self.begun.retain(|digest, _| present.contains(digest));
         self.delivered.retain(|digest| present.contains(digest));
+        let mut ahead = Ahead::of(&due, &self.offered);
+        let (mut order, mut to_offer) = (Vec::new(), BTreeMap::new());
         for revision in due {
             let (manifest, class) = (revision.manifest_digest, revision.priority);
             match self.offered.get(&manifest) {
@@ -78,21 +85,31 @@ impl Outbox {
                     commands.push(Command::Class { manifest, class });
                 }
                 None if self.delivered.contains(&manifest) => {}
-                None if self.offered.len() >= offered_max(class) => {}
+                None if self.offered.len() + to_offer.len() >= offered_max(class) => {}
+                None if !ahead.takes(&revision) => {}
                 None => {
-                    let signed = SignedManifest::open(&self.vault.manifest(&manifest)?)?;
                     let begun = if revision.was_at_hub {
                         Begun::Perhaps
                     } else {
                         self.begun(&manifest)
                     };
-                    commands.push(Command::Offer(Box::new(Offer {
-                        manifest: signed,
-                        class,
-                        begun,
-                    })));
-                    self.offered.insert(manifest, class);
+                    order.push(manifest);
+                    to_offer.insert(manifest, (class, begun));
                 }
+            }
+        }
+        if order.is_empty() {
+            return Ok(commands);
+        }
+        for signed in self.vault.offer(order).await?.into_inner() {
+            let manifest = signed.digest();
+            if let Some((class, begun)) = to_offer.remove(&manifest) {
+                self.offered.insert(manifest, class);
+                commands.push(Command::Offer(Box::new(Offer {
+                    manifest: signed,
+                    class,
+                    begun,
+                })));
             }
         }
         Ok(commands)
@@ -154,22 +171,42 @@ impl Outbox {
     }
 }
 
+/// What is with the session, as far as it decides what else goes to it.
+struct Ahead {
+    bytes: u64,
+    studies: BTreeSet<StudyUid>,
+}
+
+impl Ahead {
+    fn of(due: &[Offerable], offered: &BTreeMap<Digest, Priority>) -> Self {
+        let with_session = |o: &&Offerable| offered.contains_key(&o.manifest_digest);
+        let offered = due.iter().filter(with_session);
+        Self {
+            bytes: offered.clone().map(|o| o.waiting_bytes).sum(),
+            studies: offered.map(|o| o.study.clone()).collect(),
+        }
+    }
+
+    /// Whether a revision is due now; counts it if it is.
+    fn takes(&mut self, revision: &Offerable) -> bool {
+        let can_wait = match revision.priority {
+            Priority::Stat | Priority::Urgent => false,
+            Priority::Routine | Priority::Bulk => !revision.offered,
+        };
+        if can_wait && self.bytes >= AHEAD_BYTES && !self.studies.contains(&revision.study) {
+            return false;
+        }
+        self.bytes += revision.waiting_bytes;
+        self.studies.insert(revision.study.clone());
+        true
+    }
+}
+
 fn offered_max(class: Priority) -> usize {
     match class {
         Priority::Stat | Priority::Urgent => QUEUE_MAX,
         Priority::Routine | Priority::Bulk => OFFERED_MAX,
     }
-}
-
-/// Says why it cannot be said what goes next.
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// The vault cannot be read.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// A manifest of our own does not verify.
-    #[error("a manifest in the vault is damaged")]
-    Manifest(#[from] journal::ManifestFault),
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ mod tests {
             came,
             manifest_digest: Digest::of(study.as_bytes()),
             was_at_hub: false,
+            offered: false,
+            waiting_bytes: 0,
         }
     }
 

@@ -36,17 +36,17 @@ async fn vault(folder: &tempfile::TempDir) -> Vault {
 async fn what_a_session_took_back_is_named_to_it_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::new(vault(&folder).await).unwrap();
-    let [Command::Offer(offer)] = &outbox.commands().unwrap()[..] else {
+    let [Command::Offer(offer)] = &outbox.commands().await.unwrap()[..] else {
         panic!("one revision is offered");
     };
     let manifest = offer.manifest.digest();
-    assert!(outbox.commands().unwrap().is_empty());
+    assert!(outbox.commands().await.unwrap().is_empty());
 
     // Its bytes could not be read: the session has taken it back, and it is still due.
     outbox.put_off(&manifest);
-    assert!(outbox.commands().unwrap().is_empty());
+    assert!(outbox.commands().await.unwrap().is_empty());
     assert!(outbox.take_up());
-    let commands = outbox.commands().unwrap();
+    let commands = outbox.commands().await.unwrap();
     assert!(matches!(&commands[..],
         [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
 
@@ -60,11 +60,11 @@ async fn what_a_session_took_back_is_named_to_it_again() {
 async fn what_a_broken_contact_was_given_is_named_to_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::new(vault(&folder).await).unwrap();
-    let given = outbox.commands().unwrap();
+    let given = outbox.commands().await.unwrap();
     assert!(matches!(&given[..], [Command::Offer(_)]));
 
     // The contact ended on our own side before it could say what was left.
     outbox.begin();
-    let again = outbox.commands().unwrap();
+    let again = outbox.commands().await.unwrap();
     assert!(matches!(&again[..], [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
 }

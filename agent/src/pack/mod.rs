@@ -7,6 +7,7 @@
 //! become revisions in the order they came, however many are packed at once.
 //! May not: decide what is sent or when, or keep anything of its own.
 
+mod again;
 mod pace;
 mod squeeze;
 mod tier;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::vault::{BatchRule, Due, Now, Revision, Skipped, Vault, VaultError};
+use again::Repacker;
 use pace::Pace;
 pub use tier::Power;
 use work::{PackError, Tried, Unpackable, in_background};
@@ -38,6 +40,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// How long a study is passed over whose batch could not be packed.
 const PASSED_OVER: Duration = Duration::from_secs(60);
+/// By how much the codec is nicer than the rest of the program: what scanners and the hub wait for
+/// goes first.
+const NICE: i32 = 10;
 
 /// What packing is told by the configuration.
 #[derive(Clone)]
@@ -54,8 +59,17 @@ pub struct Settings {
     pub threads: usize,
     /// What the box runs on.
     pub power: Power,
-    /// What the link carries towards the hub in bytes a second, as far as anybody knows.
-    pub link_bytes_s: Arc<dyn Fn() -> Option<u64> + Send + Sync>,
+    /// How the road to the hub is.
+    pub link: Arc<dyn Fn() -> Road + Send + Sync>,
+}
+
+/// The road to the hub, as far as packing has to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Road {
+    /// What it carries in a second, as far as anybody knows.
+    pub bytes_s: Option<u64>,
+    /// A contact is up.
+    pub is_up: bool,
 }
 
 /// Packs what is due until it is told to stop.
@@ -77,6 +91,7 @@ struct Packer {
     /// Batches that are being packed, or wait for one before them, in the order they were begun.
     jobs: Vec<Job>,
     workers: JoinSet<(u64, Tried)>,
+    repacker: Repacker,
     /// How many jobs have been begun.
     begun: u64,
 }
@@ -103,6 +118,7 @@ enum Next {
 impl Packer {
     fn new(vault: Vault, settings: Settings) -> Self {
         Self {
+            repacker: Repacker::new(vault.clone()),
             vault,
             pace: Pace::new(settings.threads, settings.power),
             settings,
@@ -131,6 +147,7 @@ impl Packer {
                 Next::OnArrival => (Duration::MAX, true),
                 Next::OnPacked => (Duration::MAX, false),
             };
+            let pause = pause.min(self.begin_again());
             let gathered = async {
                 let arrived = arrived.changed().await;
                 // A scanner sends hundreds a second; looking at each would be work for nothing.
@@ -142,6 +159,7 @@ impl Packer {
                     let (number, tried) = packed.expect("packing does not panic");
                     self.note_packed(number, tried).await;
                 }
+                () = self.repacker.settle() => {}
                 arrived = gathered, if listens => if arrived.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
             }
@@ -176,7 +194,7 @@ impl Packer {
             Some(tier) => tier,
             None => {
                 let backlog = self.vault.backlog(batch.priority)?;
-                self.pace.tier((self.settings.link_bytes_s)(), backlog)
+                self.pace.tier((self.settings.link)().bytes_s, backlog)
             }
         };
         self.begun += 1;
@@ -189,9 +207,24 @@ impl Packer {
             tried: None,
         });
         let vault = self.vault.clone();
-        let packed = in_background(move || work::pack(&vault, batch, tier));
+        let packed = in_background(NICE, move || work::pack(&vault, batch, tier));
         self.workers.spawn(async move { (number, packed.await) });
         Ok(Next::Again)
+    }
+
+    /// Packs anew what waits for the link, when nothing else is to be packed; says when it is to be
+    /// asked again.
+    fn begin_again(&mut self) -> Duration {
+        if !self.jobs.is_empty() {
+            return Duration::MAX;
+        }
+        match self.repacker.begin(&self.settings, &mut self.pace) {
+            Ok(again) => again,
+            Err(error) => {
+                log(&error, "cannot tell what waits");
+                RETRY_DELAY
+            }
+        }
     }
 
     /// Waits for the earlier of what is due and what was passed over.

@@ -81,11 +81,16 @@ impl Pace {
 
     /// Chooses the tier for what is packed next.
     pub(super) fn tier(&mut self, link_bytes_s: Option<u64>, backlog: Backlog) -> Tier {
-        let processors_percent = self.processors.free_percent(self.threads);
+        let processors_percent = self.free_percent();
         let conditions = self.conditions(link_bytes_s, backlog, processors_percent);
         let tier = choose(&conditions);
         tracing::debug!(?tier, ?conditions, "chose a tier");
         tier
+    }
+
+    /// What the processors have left for packing, in percent of one.
+    pub(super) fn free_percent(&mut self) -> u64 {
+        self.processors.free_percent(self.threads)
     }
 
     fn conditions(
@@ -199,6 +204,17 @@ impl Ticks {
         let all = self.all.checked_sub(before.all)?;
         let free = self.free.saturating_sub(before.free).min(all);
         (free * 100).checked_div(all)
+    }
+}
+
+#[cfg(test)]
+impl Pace {
+    /// Of a machine that does nothing else, whatever this one does.
+    pub(super) fn of_idle_machine(threads: usize) -> Self {
+        let mut pace = Self::new(threads, Power::Unknown);
+        pace.processors.free_percent = Some(100);
+        pace.processors.read_at = Some(Instant::now() + Duration::from_secs(3600));
+        pace
     }
 }
 

@@ -13,7 +13,10 @@ fn settings(threads: usize) -> Settings {
         tier: Some(Tier::Fast),
         threads,
         power: Power::Unknown,
-        link_bytes_s: Arc::new(|| None),
+        link: Arc::new(|| Road {
+            bytes_s: None,
+            is_up: false,
+        }),
     }
 }
 
@@ -133,4 +136,80 @@ async fn what_is_packed_at_once_never_takes_an_instance_twice() {
     }
     assert_eq!(taken.len(), 5);
     assert!(taken.is_sorted_by(|a, b| a < b));
+}
+
+/// A study that is packed, and a packer that has nothing else to do.
+async fn packed(folder: &std::path::Path, road: Road) -> (Vault, Packer) {
+    let vault = open_vault(folder).await;
+    let words: String = (0..4000).map(|n| format!("{} ", n * n % 97 * 31)).collect();
+    for sop in ["1.2.1", "1.2.2", "1.2.3"] {
+        vault.hold(arrival("1.2", sop, &words)).await.unwrap();
+    }
+    pack_until(&vault, |vault| vault.studies().unwrap()[0].revision > 1).await;
+    let automatic = Settings {
+        tier: None,
+        link: Arc::new(move || road),
+        ..settings(2)
+    };
+    let mut packer = Packer::new(vault.clone(), automatic);
+    packer.pace = Pace::of_idle_machine(2);
+    (vault, packer)
+}
+
+fn bytes_to_cross(vault: &Vault) -> u64 {
+    vault.studies().unwrap()[0].bytes_to_cross
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_link_is_down_what_waits_becomes_smaller() {
+    let folder = tempfile::tempdir().unwrap();
+    let down = Road {
+        bytes_s: None,
+        is_up: false,
+    };
+    let (vault, packer) = packed(folder.path(), down).await;
+    let before = bytes_to_cross(&vault);
+    let mut changed = vault.watch();
+    let smaller = async {
+        while bytes_to_cross(&vault) >= before {
+            changed.changed().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = packer.run() => panic!("packing ends with the vault"),
+        done = tokio::time::timeout(TIMEOUT, smaller) => done.unwrap(),
+    }
+    assert!(
+        vault
+            .waiting(Tier::Archive, &BTreeSet::new())
+            .unwrap()
+            .is_empty()
+    );
+    let sop = SopInstanceUid::parse("1.2.3").unwrap();
+    assert!(vault.file(&sop, 1).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wide_link_is_not_kept_waiting_for_smaller_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = Road {
+        bytes_s: Some(100_000_000),
+        is_up: true,
+    };
+    let (vault, mut packer) = packed(folder.path(), wide).await;
+    packer.begin_again();
+    assert!(packer.repacker.is_idle());
+    // A battery is not spent on it either, however long the link is down.
+    packer.settings.power = Power::Battery;
+    packer.settings.link = Arc::new(|| Road {
+        bytes_s: None,
+        is_up: false,
+    });
+    packer.repacker = Repacker::new(vault.clone());
+    packer.begin_again();
+    assert!(packer.repacker.is_idle());
+    packer.settings.power = Power::Mains;
+    packer.repacker = Repacker::new(vault);
+    packer.begin_again();
+    assert!(!packer.repacker.is_idle());
 }

@@ -12,9 +12,6 @@ use super::pace::{self, Work};
 use super::squeeze::{self, SqueezeError};
 use crate::vault::{Batch, BatchItem, FetchError, Packed, Vault, VaultError};
 
-/// By how much the codec is nicer than the rest of the program: what scanners and the hub wait for goes first.
-const NICE: i32 = 10;
-
 /// Says why a batch was not packed; its instances stay as they came in.
 #[derive(Debug, Error)]
 pub(super) enum PackError {
@@ -57,13 +54,14 @@ pub(super) enum Unpackable {
 
 /// Does the work on a thread of its own, with what the processors have to spare and a small share in any case.
 pub(super) async fn in_background<T: Send + 'static>(
+    nice: i32,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
     let (tell, done) = oneshot::channel();
     let worker = thread::Builder::new().name("pack".to_owned());
     let started = worker.spawn(move || {
         // On Linux this is of the calling thread alone. A system that refuses lets packing slow intake down, no more.
-        let _ = rustix::process::nice(NICE);
+        let _ = rustix::process::nice(nice);
         // Nobody waits for it any more when the program stops.
         let _ = tell.send(work());
     });

@@ -5,7 +5,7 @@
 
 mod sorted;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use identity::NodeId;
 use journal::{ChainFault, Fact, JournalId, Signed, SignedManifest};
@@ -13,7 +13,7 @@ use sealing::KeyId;
 use serde::Serialize;
 use store::rusqlite::{Connection, OptionalExtension, params};
 use store::{SegmentName, Segments, Work};
-use study::StudyUid;
+use study::{Digest, StudyUid};
 
 use super::arrivals;
 use super::columns::int;
@@ -21,7 +21,7 @@ use super::formats::{GoneList, PackedFile};
 use super::ledger::Kept;
 use super::recovery::Unknown;
 use super::{VaultError, consent, keep, records, revisions, sealed};
-use sorted::{Run, Sorted};
+use sorted::{OfStudy, Run, Sorted};
 
 /// What was taken into the index.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,10 +70,9 @@ pub(super) fn absorb(
     }
     let mut packed_elsewhere = BTreeSet::new();
     for (_, of_study) in &sorted.studies {
-        for signed in &of_study.manifests {
-            if !sorted.withdraws(signed) && enter_manifest(sql, &sorted, signed, &mut absorbed)? {
-                absorbed.revisions += 1;
-            }
+        for signed in counting(sql, &sorted, of_study)? {
+            enter_manifest(sql, &sorted, signed, &mut absorbed)?;
+            absorbed.revisions += 1;
         }
         for run in &of_study.runs {
             if enter_run(sql, run)? {
@@ -92,6 +91,14 @@ pub(super) fn absorb(
         }
     }
     absorbed.records = enter_records(sql, unit, &sorted.records)?;
+    // An index that did not know everything does not know what has left either.
+    if !unknown.is_empty() {
+        sql.execute(
+            "UPDATE revision SET offered = 1
+             WHERE study_uid IN (SELECT study_uid FROM study WHERE consent != 0)",
+            [],
+        )?;
+    }
     for list in &sorted.gone {
         keep::forget_reports(sql, &list.study, list.reports_upto)?;
     }
@@ -177,20 +184,68 @@ fn is_left_over(
     Ok(!in_use && first.is_some_and(|found| found.location.offset == 0))
 }
 
-/// Enters a manifest and what it names; says whether it was new.
+/// The manifests that are to be entered: of each revision the one that counts, if it is new.
+fn counting<'a>(
+    sql: &Connection,
+    sorted: &Sorted,
+    of_study: &'a OfStudy,
+) -> Result<Vec<&'a SignedManifest>, VaultError> {
+    let mut revisions: BTreeMap<u32, Vec<&SignedManifest>> = BTreeMap::new();
+    for signed in &of_study.manifests {
+        if !sorted.withdraws(signed) {
+            let found = revisions.entry(signed.manifest().revision).or_default();
+            found.push(signed);
+        }
+    }
+    let mut counting = Vec::with_capacity(revisions.len());
+    for (revision, found) in &revisions {
+        let Some(study) = found.first().map(|first| &first.manifest().study) else {
+            continue;
+        };
+        let known = sql
+            .prepare_cached(
+                "SELECT manifest_digest FROM revision WHERE study_uid = ?1 AND revision = ?2",
+            )?
+            .query_row(params![study.as_str(), revision], |row| {
+                row.get(0).map(Digest::from_bytes)
+            })
+            .optional()?;
+        if let Some(signed) = sorted.counting(found, known) {
+            if known.is_some() {
+                forget_revision(sql, study, *revision)?;
+            }
+            counting.push(signed);
+        }
+    }
+    Ok(counting)
+}
+
+/// Makes room for the manifest that took the place of the one in the index.
+fn forget_revision(
+    sql: &Connection,
+    study: &StudyUid,
+    revision: u32,
+) -> store::rusqlite::Result<()> {
+    for rows in [
+        "UPDATE instance SET group_id = NULL, file_number = NULL WHERE group_id IN
+             (SELECT group_id FROM pack_group WHERE study_uid = ?1 AND revision = ?2)",
+        "DELETE FROM chunk WHERE study_uid = ?1 AND revision = ?2",
+        "DELETE FROM pack_group WHERE study_uid = ?1 AND revision = ?2",
+        "DELETE FROM revision WHERE study_uid = ?1 AND revision = ?2",
+    ] {
+        sql.execute(rows, params![study.as_str(), revision])?;
+    }
+    Ok(())
+}
+
+/// Enters a manifest and what it names.
 fn enter_manifest(
     sql: &Connection,
     sorted: &Sorted,
     signed: &SignedManifest,
     absorbed: &mut Absorbed,
-) -> Result<bool, VaultError> {
+) -> Result<(), VaultError> {
     let manifest = signed.manifest();
-    let known = sql
-        .prepare_cached("SELECT 1 FROM revision WHERE manifest_digest = ?1")?
-        .exists([signed.digest().as_bytes()])?;
-    if known {
-        return Ok(false);
-    }
     sql.execute(
         "INSERT INTO study (study_uid, priority, consent, received_at_ms, open)
          VALUES (?1, ?2, 0, ?3, 1)
@@ -234,7 +289,7 @@ fn enter_manifest(
         }
         first += count;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Notes that a chunk is not what was stored; its header says what it was.

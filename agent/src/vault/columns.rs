@@ -1,5 +1,6 @@
 //! How our types lie in SQLite's columns.
 
+use codec::Tier;
 use store::rusqlite::Row;
 use study::{GroupForm, Priority};
 
@@ -13,6 +14,15 @@ pub(super) const fn form_code(form: GroupForm) -> u8 {
     match form {
         GroupForm::Codec => 0,
         GroupForm::File => 1,
+    }
+}
+
+/// The number that stands for a tier in the index: the more work, the greater.
+pub(super) const fn tier_code(tier: Tier) -> u8 {
+    match tier {
+        Tier::Fast => 0,
+        Tier::Link => 1,
+        Tier::Archive => 2,
     }
 }
 

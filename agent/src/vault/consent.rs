@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use identity::NodeKey;
-use journal::{Consent, ConsentBasis, Fact, Offered, PrioritySet};
+use journal::{Consent, ConsentBasis, Fact, PrioritySet};
 use store::Work;
 use store::rusqlite::{Connection, OptionalExtension, params};
-use study::{Digest, Priority, StudyRoot, StudyUid};
+use study::{Priority, StudyUid};
 
 use super::columns::uid;
 use super::formats::{self, Unsaid};
@@ -141,9 +141,6 @@ pub(super) fn forget_unsaid(sql: &Connection, study: &StudyUid) -> store::rusqli
 
 /// Says what happened to a study while nothing could be said of it.
 fn say_what_waited(work: &mut Work<'_>, key: &NodeKey, study: &StudyUid) -> Result<(), VaultError> {
-    for offered in revisions(work.sql(), study)? {
-        records::append(work, key, &Fact::Offered(offered))?;
-    }
     for (kind, body) in unsaid(work.sql(), study)? {
         let fact = Fact::read(kind, &body).map_err(RecordFault::from)?;
         records::append(work, key, &fact)?;
@@ -173,20 +170,4 @@ fn standing(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<Optio
             row.get(0).map(ConsentState::from_code)
         })
         .optional()
-}
-
-fn revisions(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<Vec<Offered>> {
-    sql.prepare_cached(
-        "SELECT study_uid, revision, root, manifest_digest FROM revision
-         WHERE study_uid = ?1 ORDER BY revision",
-    )?
-    .query_map([study.as_str()], |row| {
-        Ok(Offered {
-            study: uid(row, 0, StudyUid::parse)?,
-            revision: row.get(1)?,
-            root: StudyRoot::from_digest(Digest::from_bytes(row.get(2)?)),
-            manifest: Digest::from_bytes(row.get(3)?),
-        })
-    })?
-    .collect()
 }

@@ -111,6 +111,22 @@ struct Entry {
     digest: InstanceDigest,
 }
 
+/// A packed group that was read whole.
+pub(super) enum OpenGroup {
+    Codec(Box<Decoder>),
+    File(Vec<u8>),
+}
+
+impl OpenGroup {
+    /// The exact bytes of one of its files.
+    pub(super) fn file(&self, number: usize) -> Result<Vec<u8>, FetchError> {
+        match self {
+            Self::Codec(decoder) => decoder.file(number).map_err(FetchError::Damaged),
+            Self::File(bytes) => Ok(bytes.clone()),
+        }
+    }
+}
+
 impl Vault {
     /// Gives the exact bytes of an instance; `version` counts from 1 those that share the UID.
     pub fn file(&self, sop: &SopInstanceUid, version: u32) -> Result<KeptFile, FetchError> {
@@ -164,6 +180,23 @@ impl Vault {
             GroupForm::Codec => self.decode(&records, file),
             GroupForm::File => self.joined(&records),
         }
+    }
+
+    /// Reads a packed group whole.
+    pub(super) fn open_group(&self, group: i64) -> Result<OpenGroup, FetchError> {
+        let (form, records) = self.0.readers.with(|sql| records_of_group(sql, group))?;
+        Ok(match form {
+            GroupForm::File => OpenGroup::File(self.joined(&records)?),
+            GroupForm::Codec => {
+                let mut decoder = Decoder::new(Limits::default());
+                for location in &records {
+                    decoder
+                        .push(&self.open_at(location)?)
+                        .map_err(FetchError::Damaged)?;
+                }
+                OpenGroup::Codec(Box::new(decoder))
+            }
+        })
     }
 
     fn decode(&self, units: &[Location], file: usize) -> Result<Vec<u8>, FetchError> {
@@ -233,7 +266,7 @@ impl Vault {
 }
 
 /// Whether a file is the instance with this UID and this digest.
-fn is_instance(file: &[u8], sop: &SopInstanceUid, digest: &InstanceDigest) -> bool {
+pub(super) fn is_instance(file: &[u8], sop: &SopInstanceUid, digest: &InstanceDigest) -> bool {
     let Ok(parts) = Part10::parse(file) else {
         return false;
     };

@@ -24,6 +24,8 @@ pub(super) const SIGNED_MANIFEST: RecordKind = RecordKind(7);
 pub(super) const GONE_LIST: RecordKind = RecordKind(8);
 /// A fact of a study that may not be named in our journal yet.
 pub(super) const UNSAID_FACT: RecordKind = RecordKind(9);
+/// Which manifests count no more, as what they name was packed anew before any of it left.
+pub(super) const REPLACED: RecordKind = RecordKind(10);
 
 /// Where all files lie as they were taken in: one segment to sync, however many scanners send. It is
 /// given up when all in it is packed.
@@ -188,6 +190,16 @@ pub(super) struct GoneFile {
     /// The first revision whose root speaks of it.
     #[n(3)]
     pub(super) revision: Option<u32>,
+}
+
+/// Manifests of one study, and those that took their place.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Replaced {
+    #[n(0)]
+    pub(super) study: StudyUid,
+    /// The old one and the new one, by revision.
+    #[n(1)]
+    pub(super) manifests: Vec<(Digest, Digest)>,
 }
 
 /// A fact that is to be said in our journal once its study may be named.

@@ -156,7 +156,7 @@ impl Vault {
     }
 
     /// Makes sure that the index can be written, at the price of the ballast if need be.
-    fn make_room(&self, bytes: u64) -> Result<(), VaultError> {
+    pub(super) fn make_room(&self, bytes: u64) -> Result<(), VaultError> {
         match self.room_to_write(bytes) {
             Err(NoRoom { .. }) if self.0.keeping.ballast.release()? => {
                 Ok(self.room_to_write(bytes)?)

@@ -8,6 +8,7 @@
 //! May not: open sockets, look at pixels, decide what is sent or when.
 
 mod absorb;
+mod again;
 mod arrivals;
 mod batches;
 mod columns;
@@ -43,6 +44,7 @@ use crate::config::VaultConfig;
 use crate::keys::Keys;
 
 pub use absorb::Absorbed;
+pub use again::{Repacked, Waiting};
 pub use arrivals::{Arrival, HoldError, NoRoom};
 pub use batches::{Backlog, Batch, BatchItem, BatchRule, Due, Now, Skipped};
 pub use divergence::JournalState;
@@ -113,6 +115,9 @@ pub enum VaultError {
     /// The data key of what is to leave cannot be sealed to the hub now.
     #[error("the data key cannot be sealed to the hub")]
     Key(#[from] KeyringError),
+    /// A manifest of our own does not verify.
+    #[error("a manifest in the vault is damaged")]
+    Manifest(#[from] journal::ManifestFault),
     /// A sync failed: the vault takes nothing in any more.
     #[error("the disk failed to sync; the vault has stopped")]
     Poisoned,
@@ -337,6 +342,8 @@ impl Drop for Attendance {
     }
 }
 
+#[cfg(test)]
+mod again_tests;
 #[cfg(test)]
 mod locked_tests;
 #[cfg(test)]

@@ -223,6 +223,8 @@ fn outline(world: &World, vault: &Vault) -> Picture {
     for offerable in &mut offerable {
         let place = order.iter().position(|came| *came == offerable.came);
         offerable.came = i64::try_from(place.unwrap()).unwrap();
+        // Of what an index made anew names, anything may have left.
+        offerable.offered = true;
     }
     Picture {
         papers: papers.collect(),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use codec::{Tier, UnitHeader};
 use identity::NodeKey;
-use journal::{Fact, Offered, SignedManifest};
+use journal::SignedManifest;
 use sealing::KeyEnvelope;
 use store::rusqlite::{Connection, OptionalExtension, Row, params};
 use store::{Location, Record, SegmentName, Synced, Work};
@@ -14,10 +15,10 @@ use study::{
 
 use super::arrivals::segment_family;
 use super::batches::{Batch, BatchItem};
-use super::columns::{form_code, int, priority, uid};
+use super::columns::{form_code, int, priority, tier_code, uid};
 use super::fetch::FetchError;
 use super::formats::{self, GroupMeta, PackedFile};
-use super::{Vault, VaultError, consent, sealed};
+use super::{Vault, VaultError, sealed};
 
 /// A batch that is to become a revision.
 #[derive(Debug)]
@@ -29,8 +30,9 @@ pub struct Packed {
 /// What the instances of a batch cross as.
 #[derive(Debug)]
 enum PackedForm {
-    /// The codec's units, sealed, in sending order; none when the batch has no instances.
-    Units(Vec<Record>),
+    /// The codec's units, sealed, in sending order; none when the batch has no instances. And the
+    /// tier that they say they are of.
+    Units(Vec<Record>, Option<Tier>),
     /// The records that they were taken in as, where these lie: by instance.
     AsTakenIn(Vec<Vec<(Location, ChunkRef)>>),
 }
@@ -44,7 +46,7 @@ impl Packed {
     /// Bytes that it adds to what must cross.
     pub fn bytes(&self) -> u64 {
         match &self.form {
-            PackedForm::Units(units) => units.iter().map(|unit| unit.body().len() as u64).sum(),
+            PackedForm::Units(units, _) => units.iter().map(|unit| unit.body().len() as u64).sum(),
             PackedForm::AsTakenIn(runs) => {
                 let chunks = runs.iter().flatten();
                 chunks.map(|(_, chunk)| u64::from(chunk.bytes)).sum()
@@ -81,13 +83,17 @@ pub struct Offerable {
     pub manifest_digest: Digest,
     /// The hub had all of it once, and asks for what it has lost since.
     pub was_at_hub: bool,
+    /// It may have left before.
+    pub offered: bool,
+    /// Bytes of its chunks that the hub has not said it holds.
+    pub waiting_bytes: u64,
 }
 
 impl Vault {
     /// Seals the units that a batch was packed into, decoded again and compared.
     pub fn seal_units(&self, batch: Batch, units: Vec<Vec<u8>>) -> Result<Packed, FetchError> {
         let Some(key) = batch.key.filter(|_| !units.is_empty()) else {
-            let form = PackedForm::Units(Vec::new());
+            let form = PackedForm::Units(Vec::new(), None);
             return Ok(Packed { batch, form });
         };
         let files = batch.items.iter().map(|item| PackedFile {
@@ -98,8 +104,10 @@ impl Vault {
         let said = GroupMeta {
             files: files.collect(),
         };
+        let header = units.first().map(|unit| UnitHeader::parse(unit));
+        let tier = header.and_then(|header| Some(header.ok()?.tier));
         let units = formats::packed_records(&*self.data_key(key)?, units, &said)?;
-        let form = PackedForm::Units(units);
+        let form = PackedForm::Units(units, tier);
         Ok(Packed { batch, form })
     }
 
@@ -121,7 +129,7 @@ impl Vault {
     pub async fn adopt(&self, packed: Packed) -> Result<Synced<Revision>, VaultError> {
         let key = std::sync::Arc::clone(&self.0.key);
         let Packed { batch, form } = packed;
-        if let PackedForm::Units(units) = &form {
+        if let PackedForm::Units(units, _) = &form {
             self.room_to_write(units.iter().map(|unit| unit.body().len() as u64).sum())?;
         }
         let envelope = match batch.key {
@@ -143,13 +151,13 @@ impl Vault {
             sql.prepare_cached(
                 "SELECT r.study_uid, r.revision, s.priority,
                         (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
-                        r.manifest_digest, 0
+                        r.manifest_digest, 0, r.offered, r.bytes_to_cross - r.bytes_at_hub
                  FROM revision r JOIN study s USING (study_uid)
                  WHERE r.receipt_seq IS NULL AND r.refused IS NULL AND s.consent != 0
                  UNION ALL
                  SELECT r.study_uid, r.revision, s.priority,
                         (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
-                        r.manifest_digest, 1
+                        r.manifest_digest, 1, r.offered, 0
                  FROM revision r JOIN study s USING (study_uid)
                  WHERE r.wanted > 0 AND s.consent != 0
                      AND (r.receipt_seq IS NOT NULL OR r.refused IS NOT NULL)
@@ -158,14 +166,6 @@ impl Vault {
             )?
             .query_map([], offerable_from_row)?
             .collect()
-        })?)
-    }
-
-    /// The signed manifest of a revision.
-    pub fn manifest(&self, manifest_digest: &Digest) -> Result<Vec<u8>, VaultError> {
-        Ok(self.0.readers.with(|sql| {
-            sql.prepare_cached("SELECT manifest FROM revision WHERE manifest_digest = ?1")?
-                .query_row([manifest_digest.as_bytes()], |row| row.get(0))
         })?)
     }
 
@@ -219,13 +219,15 @@ fn adopt(
         envelope: envelope.map(KeyEnvelope::to_cbor),
     };
     let signed = SignedManifest::sign(key, manifest);
-    keep_revision(work, key, &signed)?;
+    enter_revision(work.sql(), &signed)?;
+    append_manifest(work, &signed)?;
     if closed {
         work.sql()
             .prepare_cached("UPDATE study SET open = 0 WHERE study_uid = ?1")?
             .execute([batch.study.as_str()])?;
     }
-    for segment in emptied_segments(work.sql(), batch)? {
+    let emptied = batch.items.iter().map(|item| item.location.segment.clone());
+    for segment in unused(work.sql(), emptied.collect())? {
         sealed::give_up(work, &segment)?;
     }
     Ok(Revision {
@@ -261,7 +263,7 @@ fn has_unpacked(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<b
     .exists([study.as_str()])
 }
 
-fn chunk_ref(record: &Record) -> ChunkRef {
+pub(super) fn chunk_ref(record: &Record) -> ChunkRef {
     let bytes = u32::try_from(record.body().len()).expect("a sealed piece has at most 1 MiB");
     ChunkRef {
         digest: *record.digest(),
@@ -278,14 +280,15 @@ fn place(
 ) -> Result<Vec<Group>, VaultError> {
     let home = (&batch.study, revision);
     match form {
-        PackedForm::Units(units) if units.is_empty() => Ok(Vec::new()),
-        PackedForm::Units(units) => {
+        PackedForm::Units(units, _) if units.is_empty() => Ok(Vec::new()),
+        PackedForm::Units(units, tier) => {
             let family = segment_family("packed", &batch.study);
             let mut chunks = Vec::with_capacity(units.len());
             for unit in units {
                 chunks.push((work.append(&family, unit)?, chunk_ref(unit)));
             }
             let group = enter_group(work.sql(), home, GroupForm::Codec, 0, &chunks)?;
+            note_group_tier(work.sql(), group, *tier)?;
             for (number, item) in (0..).zip(&batch.items) {
                 move_instance(work.sql(), item.instance_id, group, number)?;
             }
@@ -358,30 +361,31 @@ pub(super) fn move_instance(
         "UPDATE instance SET group_id = ?2, file_number = ?3,
                 segment = NULL, offset = NULL, length = NULL,
                 revision = coalesce(revision, (SELECT revision FROM pack_group WHERE group_id = ?2))
-         WHERE instance_id = ?1 AND segment IS NOT NULL",
+         WHERE instance_id = ?1 AND (segment IS NOT NULL OR group_id IS NULL AND gone = 0)",
     )?
     .execute(params![instance, group, number])?;
     Ok(())
 }
 
-/// Keeps a signed manifest and says so in the journal, once anything may be said of the study.
-fn keep_revision(
+/// Keeps a signed manifest in the segments.
+pub(super) fn append_manifest(
     work: &mut Work<'_>,
-    key: &NodeKey,
     signed: &SignedManifest,
 ) -> Result<(), VaultError> {
-    enter_revision(work.sql(), signed)?;
     let record = formats::plain_record(formats::SIGNED_MANIFEST, signed.bytes().to_vec())?;
     let location = work.append(formats::JOURNAL_FAMILY, &record)?;
-    sealed::note_end(work.sql(), &location)?;
-    let manifest = signed.manifest();
-    let fact = Fact::Offered(Offered {
-        study: manifest.study.clone(),
-        revision: manifest.revision,
-        root: manifest.root,
-        manifest: signed.digest(),
-    });
-    consent::say_of(work, key, &manifest.study, &fact)
+    Ok(sealed::note_end(work.sql(), &location)?)
+}
+
+/// Notes in which tier a group was packed, where that is known.
+pub(super) fn note_group_tier(
+    sql: &Connection,
+    group: i64,
+    tier: Option<Tier>,
+) -> store::rusqlite::Result<()> {
+    sql.prepare_cached("UPDATE pack_group SET tier = ?2 WHERE group_id = ?1")?
+        .execute(params![group, tier.map(tier_code)])
+        .map(drop)
 }
 
 /// Enters a signed manifest into the index.
@@ -407,28 +411,23 @@ pub(super) fn enter_revision(
     Ok(())
 }
 
-/// Intake segments of a batch to which no instance refers any more.
-fn emptied_segments(
+/// Those of some segments to which neither an instance nor a chunk refers any more.
+pub(super) fn unused(
     sql: &Connection,
-    batch: &Batch,
+    mut segments: BTreeSet<SegmentName>,
 ) -> store::rusqlite::Result<BTreeSet<SegmentName>> {
-    let mut emptied: BTreeSet<SegmentName> = batch
-        .items
-        .iter()
-        .map(|item| item.location.segment.clone())
-        .collect();
     let mut in_use = sql.prepare_cached(
         "SELECT 1 FROM instance WHERE segment = ?1
          UNION ALL SELECT 1 FROM chunk WHERE segment = ?1 LIMIT 1",
     )?;
     let mut kept = BTreeSet::new();
-    for segment in &emptied {
+    for segment in &segments {
         if in_use.exists(params![segment])? {
             kept.insert(segment.clone());
         }
     }
-    emptied.retain(|segment| !kept.contains(segment));
-    Ok(emptied)
+    segments.retain(|segment| !kept.contains(segment));
+    Ok(segments)
 }
 
 fn newest_revision(
@@ -472,5 +471,7 @@ fn offerable_from_row(row: &Row<'_>) -> store::rusqlite::Result<Offerable> {
         came: row.get(3)?,
         manifest_digest: Digest::from_bytes(row.get(4)?),
         was_at_hub: row.get(5)?,
+        offered: row.get(6)?,
+        waiting_bytes: row.get(7)?,
     })
 }

@@ -145,4 +145,9 @@ CREATE TABLE scrub (                        -- the pass over all that is held, o
     began_run_ms    INTEGER                 -- what the odometer showed when it began, or the last one did
 ) STRICT;
 INSERT INTO scrub VALUES ('', NULL);
+", "
+ALTER TABLE revision ADD COLUMN offered INTEGER NOT NULL DEFAULT 0; -- 1: it may have left, and our journal names it
+UPDATE revision SET offered = 1 WHERE study_uid IN (SELECT study_uid FROM study WHERE consent != 0);
+CREATE INDEX revision_unoffered ON revision (study_uid, revision) WHERE offered = 0;
+ALTER TABLE pack_group ADD COLUMN tier INTEGER;     -- codec::Tier it was packed in; null: not known
 "];

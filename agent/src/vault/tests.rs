@@ -105,6 +105,14 @@ impl World {
 }
 
 impl Vault {
+    /// The signed manifest of a revision, which does not leave by this.
+    pub(crate) fn manifest(&self, digest: &study::Digest) -> Result<Vec<u8>, VaultError> {
+        Ok(self.0.readers.with(|sql| {
+            sql.prepare("SELECT manifest FROM revision WHERE manifest_digest = ?1")?
+                .query_row([digest.as_bytes()], |row| row.get(0))
+        })?)
+    }
+
     /// The first revision that an instance is in.
     pub(crate) fn revision_of(&self, sop: &SopInstanceUid) -> u32 {
         let revision = self.0.readers.with(|sql| {
@@ -298,8 +306,13 @@ async fn nothing_is_offered_without_consent() {
         .await
         .unwrap();
     assert_eq!(vault.offerable().unwrap().len(), 1);
-    // Opened, consent, urgency, and the revision that was made before.
-    assert_eq!(vault.head(&own).unwrap().seq, 4);
+    // Opened, consent, urgency; and the revision when it is offered, once.
+    assert_eq!(vault.head(&own).unwrap().seq, 3);
+    let due = vault.offerable().unwrap()[0].manifest_digest;
+    for _ in 0..2 {
+        assert_eq!(vault.offer(vec![due]).await.unwrap().get().len(), 1);
+        assert_eq!(vault.head(&own).unwrap().seq, 4);
+    }
     let unknown = StudyUid::parse("9.9").unwrap();
     let refused = vault.record_consent(unknown, basis, None).await;
     assert!(matches!(refused, Err(VaultError::UnknownStudy(_))));

@@ -22,9 +22,7 @@ use agent::vault::{Arrival, BatchRule, Due, FetchError, HeldAs, Now, Skipped, Va
 use anyhow::{Context as _, bail, ensure};
 use codec::{Source, Tier, Unit};
 use identity::NodeKey;
-use journal::{
-    Chain, ConsentBasis, Fact, JournalId, Moment, Receipt, Report, ReportStatus, SignedManifest,
-};
+use journal::{Chain, ConsentBasis, Fact, JournalId, Moment, Receipt, Report, ReportStatus};
 use kit::phantom::{Instance, Phantom};
 use sealing::{KeyFile, StoreKey};
 use study::dataset::InstanceHead;
@@ -161,6 +159,23 @@ async fn pack(vault: &Vault) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Packs anew what has not left, as the box does while its link is down.
+async fn pack_again(vault: &Vault) -> anyhow::Result<()> {
+    let mut repacked = Vec::new();
+    for waiting in vault.waiting(Tier::Archive, &BTreeSet::new())? {
+        let files = vault.waiting_files(&waiting)?;
+        let names: Vec<String> = waiting.names().map(str::to_owned).collect();
+        let named = names.iter().zip(&files);
+        let sources: Vec<Source<'_>> = named.map(|(name, bytes)| Source { name, bytes }).collect();
+        let units = codec::encode_group(&sources, Tier::Archive)?;
+        let units = units.into_iter().map(Unit::into_bytes).collect();
+        repacked.push(vault.seal_again(waiting, Tier::Archive, units)?);
+    }
+    let saved = *vault.replace(repacked).await?.get();
+    ensure!(saved > 0, "packed anew it is no smaller");
+    promise("packed again")
+}
+
 /// The hub takes everything over, and its reader reports.
 async fn hub_answers(vault: &Vault) -> anyhow::Result<()> {
     let hub = NodeKey::from_seed(&HUB_SEED);
@@ -169,8 +184,8 @@ async fn hub_answers(vault: &Vault) -> anyhow::Result<()> {
         stream: vault.unit(),
     };
     let mut chain = Chain::resume(journal, vault.head(&journal)?);
-    for offered in vault.offerable()? {
-        let manifest = SignedManifest::open(&vault.manifest(&offered.manifest_digest)?)?;
+    let due = vault.offerable()?.into_iter().map(|o| o.manifest_digest);
+    for manifest in vault.offer(due.collect()).await?.into_inner() {
         let said = manifest.manifest();
         let receipt = Fact::Receipt(Receipt {
             study: said.study.clone(),
@@ -222,6 +237,7 @@ async fn walk(folder: PathBuf) -> anyhow::Result<()> {
         .await?;
     promise("consent")?;
     pack(&vault).await?;
+    pack_again(&vault).await?;
     hub_answers(&vault).await?;
     promise("letting-go")?;
     let gone = vault.let_go(1).await?;

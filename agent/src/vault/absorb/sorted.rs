@@ -9,7 +9,7 @@ use store::{Location, Segments, StoreError};
 use study::{ChunkRef, Digest, Group, GroupForm, StudyUid};
 
 use super::super::VaultError;
-use super::super::formats::{self, GoneList, GroupMeta, IntakeMeta, PackedFile, Unsaid};
+use super::super::formats::{self, GoneList, GroupMeta, IntakeMeta, PackedFile, Replaced, Unsaid};
 use super::super::recovery::Unknown;
 use super::Absorbed;
 
@@ -18,6 +18,8 @@ use super::Absorbed;
 pub(super) struct Sorted {
     pub(super) keys: Vec<(StudyUid, sealing::KeyEnvelopes)>,
     pub(super) gone: Vec<GoneList>,
+    /// In the order in which they were written.
+    pub(super) replaced: Vec<Replaced>,
     pub(super) unsaid: Vec<Unsaid>,
     /// In the order in which the studies came.
     pub(super) studies: Vec<(StudyUid, OfStudy)>,
@@ -81,6 +83,7 @@ impl Sorted {
                         sorted.keys.push((study, envelopes));
                     }
                 }
+                formats::REPLACED => sorted.replaced.extend(formats::from_meta(&body()?)),
                 formats::GONE_LIST => sorted.gone.extend(formats::from_meta(&body()?)),
                 formats::UNSAID_FACT => sorted.unsaid.extend(formats::from_meta(&body()?)),
                 formats::SIGNED_MANIFEST => match SignedManifest::open(&body()?) {
@@ -127,6 +130,67 @@ impl Sorted {
         let digest = signed.digest();
         let mut lists = self.gone.iter();
         lists.any(|list| list.withdrawn.contains(&digest))
+    }
+
+    /// Of the manifests that were found of a revision, the one that counts; `known` is the one in
+    /// the index. None when that one does.
+    pub(super) fn counting<'a>(
+        &self,
+        found: &[&'a SignedManifest],
+        known: Option<Digest>,
+    ) -> Option<&'a SignedManifest> {
+        let named = |digest| {
+            found
+                .iter()
+                .copied()
+                .find(|signed| signed.digest() == digest)
+        };
+        match known {
+            Some(known) => named(self.newest_of(known)).filter(|signed| signed.digest() != known),
+            None => found
+                .iter()
+                .find_map(|signed| named(self.newest_of(signed.digest()))),
+        }
+    }
+
+    /// The manifest that took the place of another, or of the one that did; itself when none did.
+    fn newest_of(&self, manifest: Digest) -> Digest {
+        let mut newest = manifest;
+        for replaced in &self.replaced {
+            let new = replaced.manifests.iter().find(|(old, _)| *old == newest);
+            if let Some((_, new)) = new.filter(|_| self.took_place(replaced)) {
+                newest = *new;
+            }
+        }
+        newest
+    }
+
+    /// Whether all that one replacing wrote is here: a power cut may have left a part of it. What
+    /// was lost later on both sides counts as replaced, as that was said.
+    fn took_place(&self, replaced: &Replaced) -> bool {
+        let of_study = self
+            .studies
+            .iter()
+            .find(|(study, _)| *study == replaced.study);
+        let find = |digest: &Digest| {
+            let (_, of_study) = of_study?;
+            of_study
+                .manifests
+                .iter()
+                .find(|signed| signed.digest() == *digest)
+        };
+        let is_whole = |signed: &SignedManifest| {
+            let mut groups = signed.manifest().groups.iter();
+            groups.all(|group| self.chunks_of(group).is_some())
+        };
+        let mut pairs = replaced.manifests.iter();
+        let new_is_here = pairs.all(|(_, new)| find(new).is_some());
+        let mut pairs = replaced.manifests.iter();
+        let new_is_whole = pairs.all(|(_, new)| find(new).is_some_and(is_whole));
+        // An old one that is not found is in the index, where it is whole.
+        let mut pairs = replaced.manifests.iter();
+        let old_is_whole = pairs.all(|(old, _)| find(old).is_none_or(is_whole));
+        new_is_here && (new_is_whole || !old_is_whole)
     }
 
     /// Where the chunks of a group lie, and whether each is whole; none when one is missing.

@@ -149,7 +149,8 @@ impl<'a> Leaving<'a> {
 
     /// Gives up the segments that hold nothing but this study.
     fn drop_segments(&self, work: &mut Work<'_>) -> Result<u64, VaultError> {
-        let [packed, keys] = ["packed", "keys"].map(|kind| segment_family(kind, self.study));
+        let [packed, again, keys] =
+            ["packed", "again", "keys"].map(|kind| segment_family(kind, self.study));
         let intake = formats::INTAKE_FAMILY;
         let mut bytes = 0;
         for segment in self.segments.list() {
@@ -157,7 +158,8 @@ impl<'a> Leaving<'a> {
             if family == keys {
                 sealed::forget_end(work.sql(), &segment)?;
                 work.wipe_segment_after_commit(&segment)?;
-            } else if (family == intake || family == packed) && !is_used(work.sql(), &segment)? {
+            } else if [intake, &packed, &again].contains(&family) && !is_used(work.sql(), &segment)?
+            {
                 sealed::give_up(work, &segment)?;
             } else {
                 continue;
