@@ -89,9 +89,11 @@ fn offered(vault: &Vault) -> Vec<Digest> {
         .iter()
         .map(|bytes| read_signed(bytes).unwrap().record.fact().unwrap());
     facts
-        .filter_map(|fact| match fact {
-            Fact::Offered(said) => Some(said.manifest),
-            _ => None,
+        .filter_map(|fact| {
+            let Fact::Offered(said) = fact else {
+                return None;
+            };
+            Some(said.manifest)
         })
         .collect()
 }

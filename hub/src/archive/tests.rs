@@ -146,6 +146,7 @@ async fn no_more_is_kept_than_may_be() {
 /// `CHASQUI_CT=DIR cargo test -p hub --lib slices_on_demand -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement; its figures are in docs/performance.md"]
+#[expect(clippy::print_stdout, reason = "a measurement is there to be read")]
 async fn slices_on_demand() {
     let folder = std::env::var_os("CHASQUI_CT");
     let slices = folder.map_or_else(|| phantom(SIDE, 40), |folder| series(Path::new(&folder)));
