@@ -5,9 +5,11 @@
 //! cargo run --release -p codec --example compare -- [--peers NAME,NAME] [--tiers fast,link] DIR...
 //! ```
 //! Each folder is a series. Peers are coded by `peers.py` beside this file, with the Python of the
-//! environment variable `PYTHON` (or `python3`) and its packages imagecodecs and numpy. They see
-//! bare pixels, less the least value of the series and at their true depth; the codec sees whole
-//! files in groups of 16, and its time is that of whole files. Times are of one thread's processor.
+//! environment variable `PYTHON`; without it, one is set up in `target/compare` with what
+//! `requirements.txt` names. They see bare pixels, less the least value of the series and at their
+//! true depth; zstd and the codec see whole files, the codec in groups of 16, and their time is that
+//! of whole files. Times are of one thread's processor. Memory is what encoding or decoding a group
+//! took beside the files, at its peak. A sequence is `link` without the sending order.
 
 #![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use codec::{Decoder, Limits, Source, Tier, encode_group};
+use codec::{Decoder, Limits, Order, Source, Tier, encode_group_in};
 use study::dataset::{Encoding, Tag, Walk};
 use study::part10::Part10;
 
@@ -27,6 +29,20 @@ struct Score {
     bytes: u64,
     encode_s: f64,
     decode_s: f64,
+    /// In MB; 0 where it is not known.
+    memory_mb: f64,
+}
+
+impl Score {
+    fn of(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            bytes: 0,
+            encode_s: 0.0,
+            decode_s: 0.0,
+            memory_mb: 0.0,
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -47,11 +63,16 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let mut all: Vec<(Series, Vec<Score>)> = Vec::new();
+    let python = python()?;
     for folder in &folders {
         let series = Series::read(folder)?;
-        let mut scores = series.peers(&peers)?;
+        let mut scores = series.peers(&python, &peers)?;
+        scores.push(series.zstd(19)?);
         for tier in &tiers {
-            scores.push(series.ours(*tier)?);
+            scores.push(series.ours(tier.as_str(), *tier, Order::Spread)?);
+        }
+        if tiers.contains(&Tier::Link) {
+            scores.push(series.ours("link, sequence", Tier::Link, Order::Sequence)?);
         }
         print(&series.name, series.pixels.len() as u64, &scores);
         all.push((series, scores));
@@ -62,17 +83,13 @@ fn main() -> anyhow::Result<()> {
     let total: Vec<Score> = names
         .into_iter()
         .filter_map(|name| {
-            let mut total = Score {
-                name,
-                bytes: 0,
-                encode_s: 0.0,
-                decode_s: 0.0,
-            };
+            let mut total = Score::of(name);
             for (_, scores) in &all {
                 let score = scores.iter().find(|score| score.name == total.name)?;
                 total.bytes += score.bytes;
                 total.encode_s += score.encode_s;
                 total.decode_s += score.decode_s;
+                total.memory_mb = total.memory_mb.max(score.memory_mb);
             }
             Some(total)
         })
@@ -83,6 +100,31 @@ fn main() -> anyhow::Result<()> {
         .sum();
     print("all", pixels, &total);
     Ok(())
+}
+
+/// A Python with what the peers need.
+fn python() -> anyhow::Result<PathBuf> {
+    if let Some(python) = std::env::var_os("PYTHON") {
+        return Ok(python.into());
+    }
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = package.join("../../target/compare");
+    let python = folder.join("bin/python");
+    if !folder.join("ready").exists() {
+        let run = |command: &mut Command| match command.status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(_) | Err(_) => bail!("{command:?} failed; needs Debian's python3-venv"),
+        };
+        // Debian's own interpreter; another one on the path may lack what it needs.
+        run(Command::new("/usr/bin/python3")
+            .args(["-m", "venv"])
+            .arg(&folder))?;
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "-r"])
+            .arg(package.join("examples/requirements.txt")))?;
+        std::fs::write(folder.join("ready"), "")?;
+    }
+    Ok(python)
 }
 
 struct Series {
@@ -127,7 +169,7 @@ impl Series {
         Ok(series)
     }
 
-    fn peers(&self, wanted: &[String]) -> anyhow::Result<Vec<Score>> {
+    fn peers(&self, python: &Path, wanted: &[String]) -> anyhow::Result<Vec<Score>> {
         let raw = std::env::temp_dir().join(format!("compare-{}.raw", std::process::id()));
         let mut bytes = Vec::new();
         for number in [self.slices, self.rows.into(), self.columns.into()] {
@@ -136,7 +178,6 @@ impl Series {
         bytes.extend(self.pixels.iter().flat_map(|pixel| pixel.to_le_bytes()));
         std::fs::write(&raw, bytes)?;
         let most = self.pixels.iter().copied().max().unwrap_or_default();
-        let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
         let output = Command::new(python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/peers.py"))
             .arg(&raw)
@@ -157,10 +198,10 @@ impl Series {
             let name = score["name"].as_str().unwrap_or_default().to_owned();
             match score["bytes"].as_u64() {
                 Some(bytes) => scores.push(Score {
-                    name,
                     bytes,
                     encode_s: score["encode_s"].as_f64().unwrap_or_default(),
                     decode_s: score["decode_s"].as_f64().unwrap_or_default(),
+                    ..Score::of(name)
                 }),
                 None => println!("{name}: {}", score["error"]),
             }
@@ -168,20 +209,33 @@ impl Series {
         Ok(scores)
     }
 
-    fn ours(&self, tier: Tier) -> anyhow::Result<Score> {
-        let mut score = Score {
-            name: tier.to_string(),
-            bytes: 0,
-            encode_s: 0.0,
-            decode_s: 0.0,
-        };
+    /// Whole files, each by itself.
+    fn zstd(&self, level: i32) -> anyhow::Result<Score> {
+        let mut score = Score::of(format!("zstd -{level}"));
+        for (name, bytes) in &self.files {
+            let start = processor_s()?;
+            let coded = zstd::bulk::compress(bytes, level)?;
+            let middle = processor_s()?;
+            if zstd::bulk::decompress(&coded, bytes.len())? != *bytes {
+                bail!("{name} does not come back");
+            }
+            score.bytes += coded.len() as u64;
+            score.encode_s += middle - start;
+            score.decode_s += processor_s()? - middle;
+        }
+        Ok(score)
+    }
+
+    fn ours(&self, name: &str, tier: Tier, order: Order) -> anyhow::Result<Score> {
+        let mut score = Score::of(name);
         for files in self.files.chunks(GROUP) {
             let sources: Vec<Source<'_>> = files
                 .iter()
                 .map(|(name, bytes)| Source { name, bytes })
                 .collect();
+            let before_mb = begin_peak()?;
             let start = processor_s()?;
-            let units = encode_group(&sources, tier)?;
+            let units = encode_group_in(order, &sources, tier)?;
             let middle = processor_s()?;
             let mut decoder = Decoder::new(Limits::default());
             for unit in &units {
@@ -195,9 +249,28 @@ impl Series {
             }
             score.encode_s += middle - start;
             score.decode_s += processor_s()? - middle;
+            let peak_mb = status_mb("VmHWM:")? - before_mb;
+            score.memory_mb = score.memory_mb.max(peak_mb);
         }
         Ok(score)
     }
+}
+
+/// Forgets the peak of memory so far; gives what is taken already.
+fn begin_peak() -> anyhow::Result<f64> {
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    status_mb("VmRSS:")
+}
+
+/// A line of this process's status that is in kB.
+fn status_mb(line: &str) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let value = text.lines().find_map(|l| l.strip_prefix(line));
+    let kilobytes: f64 = value
+        .and_then(|value| value.trim().strip_suffix(" kB"))
+        .context("no such line")?
+        .parse()?;
+    Ok(kilobytes * 1.024e-3)
 }
 
 /// The time this thread has had a processor.
@@ -243,14 +316,14 @@ fn print(name: &str, pixels: u64, scores: &[Score]) {
     };
     println!("\n{name}: {:.1} MB of pixels", pixels as f64 * 2e-6);
     print!("| codec | bytes | bpp | / JPEG-LS | / JPEG XL e9 | encode MB/s | decode MB/s ");
-    println!("| encode / CharLS | decode / CharLS |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("| encode / CharLS | decode / CharLS | memory MB |");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for score in scores {
         let bytes = score.bytes as f64;
         let against = |name| ratio(bytes, find(name).map(|score| score.bytes as f64));
         let charls = find("JPEG-LS");
         println!(
-            "| {} | {} | {:.3} | {} | {} | {:.1} | {:.1} | {} | {} |",
+            "| {} | {} | {:.3} | {} | {} | {:.1} | {:.1} | {} | {} | {} |",
             score.name,
             score.bytes,
             bytes * 8.0 / pixels as f64,
@@ -260,6 +333,11 @@ fn print(name: &str, pixels: u64, scores: &[Score]) {
             pixels as f64 * 2e-6 / score.decode_s,
             ratio(1.0 / score.encode_s, charls.map(|c| 1.0 / c.encode_s)),
             ratio(1.0 / score.decode_s, charls.map(|c| 1.0 / c.decode_s)),
+            if score.memory_mb > 0.0 {
+                format!("{:.0}", score.memory_mb)
+            } else {
+                "-".into()
+            },
         );
     }
 }

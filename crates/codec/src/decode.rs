@@ -16,6 +16,7 @@ use zstd::bulk::Decompressor;
 
 use crate::format::{GroupId, Kind, Method, UnitHeader, require};
 use crate::model::{self, Model};
+use crate::native::rebuild;
 use crate::planes::join_planes;
 use crate::table::{FileEntry, Piece, TABLE_BYTES_MAX, Table};
 
@@ -29,7 +30,7 @@ pub enum DecodeError {
     #[error("the unit has not the length that it says")]
     Length,
     /// A format version that this program does not know.
-    #[error("the unit has format version {0}, this program knows version 1")]
+    #[error("the unit has format version {0}, this program knows version 2")]
     UnknownVersion(u8),
     /// A method that this program does not know.
     #[error("the unit is coded with method {0}, which this program does not know")]
@@ -172,13 +173,18 @@ impl Decoder {
             return Err(DecodeError::NoSuchFile(index));
         };
         require(self.ready(index), DecodeError::Incomplete(index))?;
+        let native_bytes = table.native_bytes.get(index).copied().flatten();
         // Every piece is in memory, so that the sum of them is a size that can be had.
-        let mut file = Vec::with_capacity(usize::try_from(entry.bytes).unwrap_or_default());
+        let kept = usize::try_from(native_bytes.unwrap_or(entry.bytes)).unwrap_or_default();
+        let mut file = Vec::with_capacity(kept);
         for piece in pieces {
             file.extend_from_slice(match piece {
                 Piece::Inline(range) => table.inline(range.clone()),
                 Piece::Unit(unit) => self.held.get(unit).map(Vec::as_slice).unwrap_or_default(),
             });
+        }
+        if native_bytes.is_some() {
+            file = rebuild(&file, entry.bytes).ok_or(DecodeError::FileDigest(index))?;
         }
         require(
             Digest::of(&file) == entry.digest,

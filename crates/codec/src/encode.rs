@@ -2,9 +2,10 @@
 //!
 //! In: whole files and a tier. Out: units in sending order, the table first.
 //! Invariant: the same files and tier give the same bytes with the same build; what a decoder of
-//! version 1 makes of them is exactly the files.
+//! version 2 makes of them is exactly the files.
 //! May not: refuse a file for what is in it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -16,10 +17,11 @@ use crate::format::{
     GROUP_UNITS_MAX, GroupId, Kind, Method, RAW_BYTES_MAX, Span, Tier, UnitHeader,
 };
 use crate::model::{self, Model, Shape};
-use crate::order::{Turn, order};
+use crate::native::Native;
+use crate::order::{Order, Turn, order};
 use crate::planes::split_planes;
 use crate::split::{Pixels, pixels_of};
-use crate::table::{FileEntry, GROUP_FILES_MAX, NAME_BYTES_MAX, Planned, compose};
+use crate::table::{FileEntry, GROUP_FILES_MAX, Kept, NAME_BYTES_MAX, Planned, compose};
 
 /// Says why files cannot be a group. What is in them is never a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -64,14 +66,24 @@ impl Unit {
 ///
 /// Input and output are in memory together: some 16 to 64 MiB of files make a good group.
 pub fn encode_group(sources: &[Source<'_>], tier: Tier) -> Result<Vec<Unit>, EncodeError> {
+    encode_group_in(Order::Spread, sources, tier)
+}
+
+/// Encodes as [`encode_group`] does, with the slices in the order given.
+pub fn encode_group_in(
+    order: Order,
+    sources: &[Source<'_>],
+    tier: Tier,
+) -> Result<Vec<Unit>, EncodeError> {
     if !(1..=GROUP_FILES_MAX).contains(&sources.len()) {
         return Err(EncodeError::Files(sources.len()));
     }
     if let Some(long) = sources.iter().position(|s| s.name.len() > NAME_BYTES_MAX) {
         return Err(EncodeError::Name(long));
     }
-    let group = Plan::of(sources);
-    let files: Vec<FileEntry> = sources.iter().map(entry).collect();
+    let contents: Vec<Content<'_>> = sources.iter().map(Content::of).collect();
+    let group = Plan::of(&contents, order);
+    let files: Vec<Kept> = sources.iter().zip(&contents).map(kept).collect();
     let spans: Vec<Planned> = group
         .units
         .iter()
@@ -114,7 +126,7 @@ pub fn encode_group(sources: &[Source<'_>], tier: Tier) -> Result<Vec<Unit>, Enc
         sealed.push(Unit(header.seal(piece)));
     }
     for (unit, number) in group.units.iter().zip(table_units..) {
-        let raw = |unit: &DataUnit| &sources[unit.file].bytes[unit.range.clone()];
+        let raw = |unit: &DataUnit| &contents[unit.file].bytes[unit.range.clone()];
         let references: Vec<&[u8]> = unit
             .references
             .iter()
@@ -159,6 +171,27 @@ impl DataUnit {
     }
 }
 
+/// What is coded of a file: itself, or its native form.
+struct Content<'a> {
+    bytes: Cow<'a, [u8]>,
+    pixels: Option<Pixels>,
+}
+
+impl<'a> Content<'a> {
+    fn of(source: &Source<'a>) -> Self {
+        match Native::of(source.bytes) {
+            Some(native) => Self {
+                bytes: Cow::Owned(native.bytes),
+                pixels: Some(native.pixels),
+            },
+            None => Self {
+                bytes: Cow::Borrowed(source.bytes),
+                pixels: pixels_of(source.bytes),
+            },
+        }
+    }
+}
+
 /// What goes where: pixels and long stretches into units, the rest inline.
 #[derive(Default)]
 struct Plan {
@@ -179,20 +212,20 @@ struct Slice {
 }
 
 impl Plan {
-    fn of(sources: &[Source<'_>]) -> Self {
+    fn of(contents: &[Content<'_>], order: Order) -> Self {
         let mut plan = Self::default();
         let mut slices = Vec::new();
-        for (file, source) in sources.iter().enumerate() {
+        for (file, Content { bytes, pixels }) in contents.iter().enumerate() {
             let mut rest = 0;
-            if let Some(pixels) = pixels_of(source.bytes) {
-                plan.keep(file, source.bytes, 0..pixels.range.start);
+            if let Some(pixels) = pixels {
+                plan.keep(file, bytes, 0..pixels.range.start);
                 rest = pixels.range.end;
-                cut_pixels(file, &pixels, &mut slices);
+                cut_pixels(file, pixels, &mut slices);
             }
-            plan.keep(file, source.bytes, rest..source.bytes.len());
+            plan.keep(file, bytes, rest..bytes.len());
         }
         // What has no pixels is small or odd, and goes first.
-        plan.take_turns(slices);
+        plan.take_turns(slices, order);
         plan
     }
 
@@ -212,14 +245,14 @@ impl Plan {
     }
 
     /// Plans slices in the order in which they are sent.
-    fn take_turns(&mut self, mut slices: Vec<Slice>) {
+    fn take_turns(&mut self, mut slices: Vec<Slice>, in_order: Order) {
         // Equal places, as in a slice that is taken again and again, keep the order of numbers.
         slices.sort_by(|a, b| a.place.total_cmp(&b.place).then(a.number.cmp(&b.number)));
         let mut stacks: BTreeMap<&Stack, Vec<usize>> = BTreeMap::new();
         for (index, slice) in slices.iter().enumerate() {
             stacks.entry(&slice.stack).or_default().push(index);
         }
-        let turns = order(&stacks.into_values().collect::<Vec<_>>());
+        let turns = order(&stacks.into_values().collect::<Vec<_>>(), in_order);
         let mut slices: Vec<Option<DataUnit>> = slices.into_iter().map(|s| Some(s.unit)).collect();
         let mut numbers: BTreeMap<usize, u32> = BTreeMap::new();
         for Turn { slice, references } in turns {
@@ -264,11 +297,17 @@ fn steps(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>>
         .map(move |start| start..end.min(start + step))
 }
 
-fn entry(source: &Source<'_>) -> FileEntry {
-    FileEntry {
-        name: source.name.to_owned(),
-        bytes: source.bytes.len() as u64,
-        digest: Digest::of(source.bytes),
+fn kept((source, content): (&Source<'_>, &Content<'_>)) -> Kept {
+    Kept {
+        entry: FileEntry {
+            name: source.name.to_owned(),
+            bytes: source.bytes.len() as u64,
+            digest: Digest::of(source.bytes),
+        },
+        native_bytes: match &content.bytes {
+            Cow::Owned(native) => Some(native.len() as u64),
+            Cow::Borrowed(_) => None,
+        },
     }
 }
 

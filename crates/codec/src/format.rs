@@ -1,8 +1,8 @@
-//! The bytes of format version 1: units, the table, the methods, `.ctp` files.
+//! The bytes of format version 2: units, the table, the methods, `.ctp` files.
 //!
 //! In: units from outside. Out: their parsed headers, checked; or headers to send.
 //! Invariant: a header that parses belongs to a unit whose digest is right and whose numbers
-//! agree with each other. Bytes of version 1 mean the same for ever.
+//! agree with each other. Bytes of version 2 mean the same for ever.
 //! May not: interpret payloads.
 //!
 //! All numbers are little endian and unsigned. `BLAKE3` is the plain 32-byte hash.
@@ -11,7 +11,7 @@
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `CTPU` |
-//! | 4 | 1 | version, 1 |
+//! | 4 | 1 | version, 2 |
 //! | 5 | 1 | kind: 1 table, 2 data |
 //! | 6 | 1 | method: 0 stored, 1 zstd, 2 planes, 3 fast, 4 link, 5 archive |
 //! | 7 | 1 | tier it was made with, for information: 0 fast, 1 link, 2 archive |
@@ -38,14 +38,30 @@
 //! | bytes | field |
 //! |---|---|
 //! | 4 | how many files, 1 to 4,096 |
-//! | per file | 2: length of the name, at most 1,024; the name, UTF-8; 8: bytes of the file; 32: BLAKE3 of the file |
+//! | per file | 2: length of the name, at most 1,024; the name, UTF-8; 8: bytes of the file; 32: BLAKE3 of the file; 8: bytes of its native form, or 0: it has none |
 //! | 4 | how many data units: units in the group less table units |
 //! | per data unit | 4: file; 8: where in it; 4: length; 1: how many units it may predict from, at most 2; 4 each: which, counted from the first data unit |
 //! | the rest | inline bytes |
 //!
-//! The spans of a file's data units do not overlap. What they leave uncovered of the files, in
+//! Where a file has a native form, spans and inline bytes are those of that form, and the file is
+//! made of it; it has at most twice its bytes. The spans of a file's data units do not overlap. What they leave uncovered of the files, in
 //! order of files and then of place, is the inline bytes. A data unit's own file, place and length
 //! are those of the table; the units it does predict from are among those it may predict from.
+//!
+//! # Native form
+//! 8 bytes: how many bytes of pixels; the pixels, little endian; then steps to the end, each of which
+//! appends to the file:
+//!
+//! | step | what follows |
+//! |---|---|
+//! | 0 copy | 4: length; the bytes |
+//! | 1 RLE segment | 1: rule; 4: where its first byte is among the pixels; 2: rows; 2: columns; 1: from one of its bytes to the next |
+//! | 2 JPEG lossless scan | 4: where among the pixels; 2: rows; 2: columns; 1: bits of a sample; 1: bytes of a pixel, 1 or 2; 1: predictor, 1 to 7; 2: rows between restarts, 0: none; 16: codes of each length; 1 each: the categories, in order of codes |
+//!
+//! An RLE segment is packed row by row (PS3.5 G.3.1), runs of either kind in parts of 128, the rest
+//! last; a run of equal bytes is one if it has 2 bytes (rule 0), or 3, or 2 at the end of a row
+//! (rule 1), and a part of one byte is written as unlike. A scan is coded by ITU-T T.81 annex H from
+//! the lower bits of its pixels, with ones before each restart, and ends with its last whole byte.
 //!
 //! # Methods
 //! - *stored*: the payload is the bytes.
@@ -65,13 +81,16 @@
 //! of a reference they repeat the edge; in the slice being coded the left margin is the value above
 //! the first pixel, the right one the row's last pixel, and above the first row lies what lies above
 //! the first reference, or else the least value. *Taps* are neighbours less the mean of the west,
-//! north, north-west and north-east ones in the same plane; weights for them are solved from sums
+//! north, north-west and north-east ones in the same plane, but in *link*, in the slice itself, with
+//! the north once more in place of the west; weights for them are solved from sums
 //! of products of taps, each weighted by 1 / (expected error squared + 4), by elimination four
 //! pivots at a time. A pixel whose west, north, north-west, north-east and west-west neighbours are
 //! equal begins, in *link* and *archive*, with one bit that says whether it is equal, too.
 //!
 //! *link* and *archive* end in a range coder: 64 bits of range, 32 bits out at a time, the most
-//! significant byte first; the decoder reads zeros past the end. Probabilities are in 1/65,536.
+//! significant byte first; the decoder reads zeros past the end. Probabilities are in 1/65,536. In
+//! front stands in 4 bytes how many bytes it made; behind it come the numbers that are not worth
+//! predicting, in bits, the least significant first, zeros past the end.
 //!
 //! - *link*: 32 taps; blocks of 32 columns have sums (every fourth pixel) and weights, solved every
 //!   4th row from the block's sums and half of those beside, then faded by 3/4. The error is told in
@@ -94,9 +113,9 @@
 //! # `.ctp` file
 //! | bytes | field |
 //! |---|---|
-//! | 8 | `CTPK`, version 1, three bytes 0 |
+//! | 8 | `CTPK`, version 2, three bytes 0 |
 //! | | units, group after group, each in order of its numbers |
-//! | 40 | trailer: `CTPE`, version 1, three bytes 0; 32: BLAKE3 of all units' digests (offset 60), joined |
+//! | 40 | trailer: `CTPE`, version 2, three bytes 0; 32: BLAKE3 of all units' digests (offset 60), joined |
 //!
 //! Without its trailer a file is torn, and good up to the last whole unit.
 
@@ -125,7 +144,7 @@ pub(crate) const REFS_MAX: usize = 2;
 pub const HEADER_BYTES: usize = 92;
 
 const MAGIC: [u8; 4] = *b"CTPU";
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 const DIGEST_AT: usize = 60;
 
 /// How much work goes into making a unit small. All tiers decode alike.

@@ -29,6 +29,7 @@ pub mod format;
 mod decode;
 mod encode;
 mod model;
+mod native;
 mod order;
 mod planes;
 mod reader;
@@ -36,8 +37,9 @@ mod split;
 mod table;
 
 pub use decode::{DecodeError, Decoder, Limits};
-pub use encode::{EncodeError, Source, Unit, encode_group};
+pub use encode::{EncodeError, Source, Unit, encode_group, encode_group_in};
 pub use format::{
     GroupId, HEADER_BYTES, Kind, Method, Span, Tier, UNIT_BYTES_MAX, UnitHeader, unit_bytes,
 };
+pub use order::Order;
 pub use table::FileEntry;

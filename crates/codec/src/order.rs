@@ -12,6 +12,15 @@ const SPREAD: usize = 8;
 /// A stack of no more slices goes whole before all spreads: localisers, dose pages.
 const SMALL: usize = 3;
 
+/// In which order slices are coded and sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// A thin spread over every stack first, then the gaps.
+    Spread,
+    /// From one end of every stack to the other: what a spread costs is told against it.
+    Sequence,
+}
+
 /// A slice's turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Turn {
@@ -22,9 +31,11 @@ pub(crate) struct Turn {
 }
 
 /// Orders stacks of slices; each stack lists its slices from one end to the other.
-pub(crate) fn order(stacks: &[Vec<usize>]) -> Vec<Turn> {
+pub(crate) fn order(stacks: &[Vec<usize>], order: Order) -> Vec<Turn> {
     let mut turns = Vec::new();
-    let (small, large): (Vec<_>, Vec<_>) = stacks.iter().partition(|s| s.len() <= SMALL);
+    let (small, large): (Vec<_>, Vec<_>) = stacks
+        .iter()
+        .partition(|s| s.len() <= SMALL || order == Order::Sequence);
     for stack in small {
         for place in 0..stack.len() {
             turns.push(turn(stack, place, |other| other < place));
@@ -72,7 +83,7 @@ mod tests {
     #[test]
     fn a_thin_spread_goes_first_and_references_before_what_needs_them() {
         for count in 0..40 {
-            let turns = order(&[vec![7, 8], (100..100 + count).collect()]);
+            let turns = order(&[vec![7, 8], (100..100 + count).collect()], Order::Spread);
             let slices: Vec<usize> = turns.iter().map(|turn| turn.slice).collect();
             assert_eq!(slices[..2], [7, 8]);
             let mut sorted = slices.clone();
@@ -84,7 +95,7 @@ mod tests {
                 assert!(turn.references.iter().all(|r| slices[..at].contains(r)));
             }
         }
-        let turns = order(&[(0..17).collect()]);
+        let turns = order(&[(0..17).collect()], Order::Spread);
         let slices: Vec<usize> = turns.iter().map(|turn| turn.slice).collect();
         assert_eq!(
             slices,
@@ -93,8 +104,11 @@ mod tests {
         assert_eq!(turns[3].references, [0, 8]);
         assert_eq!(turns[12].references, [6, 8]);
         // At the end of a stack both references lie on one side.
-        let turns = order(&[(0..6).collect()]);
+        let turns = order(&[(0..6).collect()], Order::Spread);
         assert_eq!(turns[5].slice, 5);
+        assert_eq!(turns[5].references, [4, 3]);
+        let turns = order(&[(0..9).collect()], Order::Sequence);
+        assert!(turns.iter().map(|turn| turn.slice).eq(0..9));
         assert_eq!(turns[5].references, [4, 3]);
     }
 }

@@ -33,6 +33,21 @@ pub struct FileEntry {
     pub digest: Digest,
 }
 
+/// A file as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) entry: FileEntry,
+    /// The size of its native form, if that is what is kept.
+    pub(crate) native_bytes: Option<u64>,
+}
+
+impl Kept {
+    /// How many bytes are kept.
+    fn bytes(&self) -> u64 {
+        self.native_bytes.unwrap_or(self.entry.bytes)
+    }
+}
+
 /// One data unit to come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Planned {
@@ -55,6 +70,8 @@ pub(crate) enum Piece {
 pub(crate) struct Table {
     bytes: Vec<u8>,
     pub(crate) files: Vec<FileEntry>,
+    /// By file: the size of its native form, if that is what the pieces make.
+    pub(crate) native_bytes: Vec<Option<u64>>,
     /// By unit number less the number of table units.
     pub(crate) plan: Vec<Planned>,
     /// By file.
@@ -82,9 +99,11 @@ impl Table {
         }
         let inline_at = bytes.len() - reader.rest().len();
         let pieces = lay_out(&files, &plan, table_units, inline_at..bytes.len())?;
+        let native_bytes = files.iter().map(|file| file.native_bytes).collect();
         Ok(Self {
             bytes,
-            files,
+            files: files.into_iter().map(|file| file.entry).collect(),
+            native_bytes,
             plan,
             pieces,
         })
@@ -97,16 +116,21 @@ impl Table {
 }
 
 /// Puts a table together; `inline` is the bytes that the plan's spans leave uncovered.
-pub(crate) fn compose(files: &[FileEntry], plan: &[Planned], inline: &[u8]) -> Vec<u8> {
+pub(crate) fn compose(files: &[Kept], plan: &[Planned], inline: &[u8]) -> Vec<u8> {
     let u32_of = |n: usize| u32::try_from(n).expect("groups have limits");
     let mut table = Vec::with_capacity(inline.len() + 80 * files.len() + 32 * plan.len());
     table.extend_from_slice(&u32_of(files.len()).to_le_bytes());
-    for file in files {
+    for Kept {
+        entry: file,
+        native_bytes,
+    } in files
+    {
         let name_bytes = u16::try_from(file.name.len()).expect("names have a limit");
         table.extend_from_slice(&name_bytes.to_le_bytes());
         table.extend_from_slice(file.name.as_bytes());
         table.extend_from_slice(&file.bytes.to_le_bytes());
         table.extend_from_slice(file.digest.as_bytes());
+        table.extend_from_slice(&native_bytes.unwrap_or(0).to_le_bytes());
     }
     table.extend_from_slice(&u32_of(plan.len()).to_le_bytes());
     for Planned { span, refs } in plan {
@@ -121,7 +145,7 @@ pub(crate) fn compose(files: &[FileEntry], plan: &[Planned], inline: &[u8]) -> V
     table
 }
 
-fn read_files(reader: &mut Reader<'_>) -> Result<Option<Vec<FileEntry>>, DecodeError> {
+fn read_files(reader: &mut Reader<'_>) -> Result<Option<Vec<Kept>>, DecodeError> {
     let Some(count) = reader.u32() else {
         return Ok(None);
     };
@@ -140,13 +164,18 @@ fn read_files(reader: &mut Reader<'_>) -> Result<Option<Vec<FileEntry>>, DecodeE
             return Ok(None);
         };
         let name = std::str::from_utf8(name).map_err(|_| DecodeError::Inconsistent("name"))?;
-        let (Some(bytes), Some(digest)) = (reader.u64(), reader.array()) else {
+        let (Some(bytes), Some(digest), Some(native)) =
+            (reader.u64(), reader.array(), reader.u64())
+        else {
             return Ok(None);
         };
-        files.push(FileEntry {
-            name: name.to_owned(),
-            bytes,
-            digest: Digest::from_bytes(digest),
+        files.push(Kept {
+            entry: FileEntry {
+                name: name.to_owned(),
+                bytes,
+                digest: Digest::from_bytes(digest),
+            },
+            native_bytes: (native > 0).then_some(native),
         });
     }
     Ok(Some(files))
@@ -196,7 +225,7 @@ fn read_plan(
 
 /// Finds the pieces of every file, and that they and the inline bytes come out even.
 fn lay_out(
-    files: &[FileEntry],
+    files: &[Kept],
     plan: &[Planned],
     table_units: u32,
     inline: Range<usize>,
@@ -231,7 +260,7 @@ fn lay_out(
                 .checked_add(u64::from(span.bytes))
                 .ok_or(DecodeError::Inconsistent("span"))?;
         }
-        gap(at, file.bytes, &mut own)?;
+        gap(at, file.bytes(), &mut own)?;
         pieces.push(own);
     }
     require(
@@ -249,11 +278,14 @@ fn lay_out(
 mod tests {
     use super::*;
 
-    fn file(bytes: u64) -> FileEntry {
-        FileEntry {
-            name: "f".into(),
-            bytes,
-            digest: Digest::of(b""),
+    fn file(bytes: u64) -> Kept {
+        Kept {
+            entry: FileEntry {
+                name: "f".into(),
+                bytes,
+                digest: Digest::of(b""),
+            },
+            native_bytes: None,
         }
     }
 
@@ -268,7 +300,7 @@ mod tests {
         }
     }
 
-    fn parse(files: &[FileEntry], plan: &[Planned], inline: &[u8]) -> Result<Table, DecodeError> {
+    fn parse(files: &[Kept], plan: &[Planned], inline: &[u8]) -> Result<Table, DecodeError> {
         let data_units = u32::try_from(plan.len()).unwrap();
         Table::parse(compose(files, plan, inline), 1, data_units)
     }
@@ -296,7 +328,7 @@ mod tests {
 
     #[test]
     fn tables_that_do_not_come_out_even_are_refused() {
-        let why = |files: &[FileEntry], plan: &[Planned], inline: &[u8]| {
+        let why = |files: &[Kept], plan: &[Planned], inline: &[u8]| {
             parse(files, plan, inline).err().unwrap()
         };
         use DecodeError::Inconsistent;

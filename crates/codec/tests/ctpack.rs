@@ -109,6 +109,20 @@ fn files_come_back_with_their_names_in_every_tier() {
 }
 
 #[test]
+fn compressed_sources_come_back_and_are_modelled() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/codec");
+    let files: Vec<_> = ["jpeg-70-signed.dcm", "rle-dcmtk-frames.dcm"]
+        .map(|name| (name, std::fs::read(format!("{folder}/{name}")).unwrap()))
+        .to_vec();
+    let bench = Bench::new(&files);
+    assert_eq!(bench.code(&["encode", "in", "-o", "x.ctp"]), 0);
+    assert_eq!(bench.code(&["verify", "x.ctp", "in"]), 0);
+    let info = bench.json(&["info", "x.ctp", "--json"]);
+    assert_eq!(info["files"][0]["method"], "link");
+    assert_eq!(info["files"][1]["method"], "link");
+}
+
+#[test]
 fn many_groups_on_several_threads_keep_their_order() {
     let files = slices(150);
     let bench = Bench::new(&borrowed(&files));

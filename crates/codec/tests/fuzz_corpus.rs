@@ -37,12 +37,28 @@ fn files_that_were_odd_once_come_back() {
     replay("codec_encode", targets::encode);
 }
 
+/// Files with a native form.
+fn compressed() -> Vec<(&'static str, Vec<u8>)> {
+    [
+        "jpeg-57-8-bits.dcm",
+        "jpeg-70-signed.dcm",
+        "rle-dcmtk-8-bits.dcm",
+        "rle-pydicom-signed.dcm",
+    ]
+    .map(|name| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/codec");
+        (name, std::fs::read(format!("{folder}/{name}")).unwrap())
+    })
+    .to_vec()
+}
+
 #[test]
 #[ignore = "writes the seeds of the corpus; run when a format version is new"]
 fn write_the_seeds() {
     for tier in Tier::ALL {
         let mut files = common::mixed_files();
         files.retain(|(_, bytes)| bytes.len() < 5000);
+        files.extend(compressed());
         files.extend((30..33).map(|seed| ("s", Slice::small(seed).file())));
         let sources: Vec<Source<'_>> = files
             .iter()
@@ -60,7 +76,8 @@ fn write_the_seeds() {
     }
     let encode = folder("codec_encode");
     std::fs::create_dir_all(&encode).unwrap();
-    for (number, (_, bytes)) in common::mixed_files().iter().enumerate() {
+    let files = common::mixed_files().into_iter().chain(compressed());
+    for (number, (_, bytes)) in files.enumerate() {
         if bytes.len() < 5000 {
             let tier = u8::try_from(number % 3).unwrap();
             std::fs::write(

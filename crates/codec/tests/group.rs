@@ -394,7 +394,7 @@ fn what_cannot_be_a_group_is_refused() {
 }
 
 #[test]
-fn a_version_or_method_of_the_future_is_named() {
+fn a_version_or_method_of_another_time_is_named() {
     let unit = &encode(&mixed_files(), Tier::Fast)[0];
     let with = |at: usize, value: u8| {
         let mut bytes = unit.as_bytes().to_vec();
@@ -402,7 +402,9 @@ fn a_version_or_method_of_the_future_is_named() {
         reseal(&mut bytes);
         UnitHeader::parse(&bytes)
     };
-    assert_eq!(with(4, 2), Err(DecodeError::UnknownVersion(2)));
+    // Version 1 was never given out.
+    assert_eq!(with(4, 1), Err(DecodeError::UnknownVersion(1)));
+    assert_eq!(with(4, 3), Err(DecodeError::UnknownVersion(3)));
     assert_eq!(with(6, 9), Err(DecodeError::UnknownMethod(9)));
 }
 

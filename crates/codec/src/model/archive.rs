@@ -96,22 +96,25 @@ pub(super) fn code(coder: &mut impl Coder, field: &Field, values: &mut [u16]) {
     for (y, row) in values.chunks_exact_mut(width).enumerate() {
         scene.begin_row(y);
         let start = field.layout.row(y);
+        let mut west = scene.west(start);
         for (x, value) in row.iter_mut().enumerate() {
             let at = start + x;
             if x.is_multiple_of(BLOCK) {
                 predictor.begin_block(x / BLOCK, y);
             }
-            let near = scene.near(at);
+            let near = scene.near(at, &west);
             if scene.run(coder, at, &near, *value) == Some(true) {
                 *value = near.west as u16;
                 scene.set(at, near.west, 0.0);
+                west.push(near.west, 0.0);
                 predictor.skip(x);
                 continue;
             }
-            let (means, mut taps) = scene.taps::<12, QUADS>(at, &offsets);
+            let means = scene.means(at, &near);
+            let mut taps = scene.taps::<12, QUADS>(at, &offsets, &means, &west);
             let guess = predictor.predict(x, &taps);
             let raw = means[0] + guess.blend;
-            let errors = scene.errors(at);
+            let errors = scene.errors(at, &west);
             let unrest = [scene.unrest(0, at), scene.unrest(1, at)];
             let scale = expected.error(&errors, &unrest, guess.spread);
             let references = [0, 1].map(|r| {
@@ -135,6 +138,7 @@ pub(super) fn code(coder: &mut impl Coder, field: &Field, values: &mut [u16]) {
             bias.learn(exact - raw);
             let error = exact - mean;
             scene.set(at, exact, error);
+            west.push(exact, error);
             expected.learn(error.abs(), scale);
             taps[QUADS - 1][0] = exact - means[0];
             predictor.learn(x, y, &taps, &view);

@@ -17,14 +17,17 @@
 )]
 
 use super::range::{Begins, Coder};
-use super::scene::{Field, LEVELS, Mean, Scene, Tap, level, mean_rates, middle, tame};
-use super::solve::{Sums, Taps, add, dot, fade, joined, solve};
+use super::scene::{Field, LEVELS, Mean, Scene, Tap, West, level, mean_rates, middle, tame};
+use super::solve::{Lessons, Sums, Taps, fade, joined, solve};
 use super::tables::{Counter, TABLES};
 
 const TAPS: usize = 32;
 const QUADS: usize = 9;
 /// Columns that share weights.
 const BLOCK: usize = 32;
+/// One of so many pixels is learned from.
+const EVERY: usize = 4;
+const LESSONS: usize = BLOCK / EVERY;
 /// Rows between two fits of a block.
 const ROWS: usize = 4;
 /// What old sums count for after a fit.
@@ -77,44 +80,56 @@ pub(super) fn code(coder: &mut impl Coder, field: &Field, values: &mut [u16]) {
     let mut buckets = Buckets::new();
     let mut bias = vec![Mean::default(); LEVELS / 2 * 32];
     let rates = mean_rates();
+    let mut ahead = Ahead::new();
+    let mut lessons = Lessons::new();
     let (least, most) = (f32::from(field.least), f32::from(field.most));
     for (y, row) in values.chunks_exact_mut(field.layout.width).enumerate() {
         scene.begin_row(y);
-        let start = field.layout.row(y);
-        for (x, value) in row.iter_mut().enumerate() {
-            let at = start + x;
-            if x.is_multiple_of(BLOCK) {
-                predictor.begin_block(x / BLOCK, y);
+        let mut at = field.layout.row(y);
+        let mut west = scene.west(at);
+        for (block, values) in row.chunks_mut(BLOCK).enumerate() {
+            predictor.begin_block(block, y);
+            ahead.ready = false;
+            for (x, value) in values.iter_mut().enumerate() {
+                let at = at + x;
+                let near = scene.near(at, &west);
+                if scene.run(coder, at, &near, *value) == Some(true) {
+                    *value = near.west as u16;
+                    scene.set(at, near.west, 0.0);
+                    west.push(near.west, 0.0);
+                    continue;
+                }
+                if !ahead.ready {
+                    ahead.look(&scene, at - x, &offsets, predictor.weights(block));
+                }
+                let raw = ahead.predict(x, &west, predictor.weights(block));
+                let errors = scene.errors(at, &west);
+                let unrest = scene.unrest(0, at);
+                let scale = expected.error(&errors, unrest, scene.references > 0);
+                let size = level(scale + 0.06);
+                let signs = usize::from(errors[0] > 0.0)
+                    + 2 * usize::from(errors[1] > 0.0)
+                    + 4 * usize::from(errors[3] > 0.0)
+                    + 8 * usize::from(near.west > raw)
+                    + 16 * usize::from(near.north > raw);
+                let bias = &mut bias[size / 2 * 32 + signs];
+                let mean = (raw + bias.value).clamp(least, most);
+                *value = buckets.code(coder, *value, mean, size, [errors[0], errors[1]], scale);
+                let exact = f32::from(*value);
+                bias.learn(exact - raw, &rates);
+                let error = exact - mean;
+                expected.learn(error, unrest);
+                if (x + y).is_multiple_of(EVERY) {
+                    let means = ahead.means.map(|means| means[x]);
+                    let mut taps = scene.taps::<8, QUADS>(at, &offsets, &means, &west);
+                    taps[QUADS - 1][0] = exact - means[0];
+                    lessons.note(&taps, 1.0 / (scale * scale + 4.0));
+                }
+                scene.set(at, exact, error);
+                west.push(exact, error);
             }
-            let near = scene.near(at);
-            if scene.run(coder, at, &near, *value) == Some(true) {
-                *value = near.west as u16;
-                scene.set(at, near.west, 0.0);
-                continue;
-            }
-            let (means, mut taps) = scene.taps::<8, QUADS>(at, &offsets);
-            let raw = means[0] + predictor.predict(x / BLOCK, &taps);
-            let errors = scene.errors(at);
-            let unrest = scene.unrest(0, at);
-            let scale = expected.error(&errors, unrest, scene.references > 0);
-            let size = level(scale + 0.06);
-            let signs = usize::from(errors[0] > 0.0)
-                + 2 * usize::from(errors[1] > 0.0)
-                + 4 * usize::from(errors[3] > 0.0)
-                + 8 * usize::from(near.west > raw)
-                + 16 * usize::from(near.north > raw);
-            let bias = &mut bias[size / 2 * 32 + signs];
-            let mean = (raw + bias.value).clamp(least, most);
-            *value = buckets.code(coder, *value, mean, size, [errors[0], errors[1]], scale);
-            let exact = f32::from(*value);
-            bias.learn(exact - raw, &rates);
-            let error = exact - mean;
-            scene.set(at, exact, error);
-            expected.learn(error, unrest);
-            if (x + y).is_multiple_of(4) {
-                taps[QUADS - 1][0] = exact - means[0];
-                predictor.learn(x / BLOCK, &taps, 1.0 / (scale * scale + 4.0));
-            }
+            predictor.learn(block, &mut lessons);
+            at += values.len();
         }
         expected.end_row();
         scene.end_row(y);
@@ -156,18 +171,75 @@ impl Predictor {
     }
 
     #[inline(always)]
-    fn predict(&self, block: usize, taps: &Taps<QUADS>) -> f32 {
-        tame(dot(
-            &self.weights[block][0][..QUADS - 1],
-            &taps[..QUADS - 1],
-        ))
+    fn weights(&self, block: usize) -> &Taps<QUADS> {
+        &self.weights[block][0]
+    }
+
+    /// Learns what was seen of a block in one row.
+    fn learn(&mut self, block: usize, lessons: &mut Lessons<QUADS, LESSONS>) {
+        if lessons.add_to(&mut self.sums[block]) {
+            let last = self.stale.len() - 1;
+            self.stale[block.saturating_sub(1)..=(block + 1).min(last)].fill(true);
+        }
+    }
+}
+
+/// What can be said of a block's pixels in one row before the first of them is known: all but what
+/// the pixels to the west add.
+struct Ahead {
+    ready: bool,
+    /// The level that taps are told from, in each plane.
+    means: [[f32; BLOCK]; 3],
+    /// The level of the slice, and the share of all taps but the first four.
+    base: [f32; BLOCK],
+}
+
+impl Ahead {
+    fn new() -> Self {
+        Self {
+            ready: false,
+            means: [[0.0; BLOCK]; 3],
+            base: [0.0; BLOCK],
+        }
+    }
+
+    /// Looks at the block that begins at `from`.
+    fn look(
+        &mut self,
+        scene: &Scene,
+        from: usize,
+        offsets: &[(isize, usize); 8],
+        weights: &Taps<QUADS>,
+    ) {
+        self.ready = true;
+        for (plane, means) in self.means.iter_mut().enumerate().take(1 + scene.references) {
+            scene.levels(plane, from, means);
+        }
+        let mut sum = [0.0; BLOCK];
+        for ((offset, plane), [w0, w1, w2, w3]) in offsets.iter().zip(weights).skip(1) {
+            let from = from.wrapping_add_signed(*offset);
+            let [t0, t1, t2, t3] = [0, 1, 2, 3].map(|tap| scene.stretch::<BLOCK>(from + tap));
+            let means = &self.means[*plane];
+            for x in 0..BLOCK {
+                let m = means[x];
+                let left = (t0[x] - m) * w0 + (t1[x] - m) * w1;
+                let right = (t2[x] - m) * w2 + (t3[x] - m) * w3;
+                sum[x] += left + right;
+            }
+        }
+        for ((base, sum), mean) in self.base.iter_mut().zip(sum).zip(&self.means[0]) {
+            *base = mean + tame(sum);
+        }
     }
 
     #[inline(always)]
-    fn learn(&mut self, block: usize, taps: &Taps<QUADS>, weight: f32) {
-        add(&mut self.sums[block], taps, weight);
-        let last = self.stale.len() - 1;
-        self.stale[block.saturating_sub(1)..=(block + 1).min(last)].fill(true);
+    fn predict(&self, x: usize, west: &West, weights: &Taps<QUADS>) -> f32 {
+        let mean = self.means[0][x];
+        let [a, b, c, d] = west.values;
+        let [w0, w1, w2, w3] = weights[0];
+        let far = (a - mean) * w0 + (b - mean) * w1;
+        let near = (c - mean) * w2 + far;
+        self.base[x] + tame(near + (d - mean) * w3)
     }
 }
 
@@ -269,8 +341,9 @@ impl Buckets {
         errors: [f32; 2],
         scale: f32,
     ) -> u16 {
-        let centre = mean as i32;
-        let fraction = (((mean - centre as f32) * 4.0) as i32).clamp(0, 3) as usize;
+        // The mean is no less than 0: its whole part and its quarters in one step.
+        let quarters = (mean * 4.0) as i32;
+        let (centre, fraction) = (quarters >> 2, (quarters & 3) as usize);
         let width = self.width[size];
         let rank = |error: f32| {
             let error = error.abs();
@@ -278,18 +351,15 @@ impl Buckets {
         };
         let one = &mut self.by_mean[4 * size + fraction];
         let two = &mut self.by_errors[9 * size + 3 * rank(errors[0]) + rank(errors[1])];
-        let mut begins: Begins = [0; 16];
-        for ((begin, a), b) in begins.iter_mut().zip(&*one).zip(&*two) {
-            *begin = ((a + b) >> 13) as u32;
-        }
+        // Copies: that they lie apart is then plain to see, and they are worked on four at a time.
+        let (a, b) = (*one, *two);
+        let begins: Begins = std::array::from_fn(|i| (a[i] + b[i]) >> 13);
         let distance = i32::from(value) - centre;
         let bucket = ((distance >> width) + CENTRE).clamp(0, 15) as usize;
         let bucket = coder.symbol(bucket, &begins) & 15;
         let target = &self.targets[bucket];
-        for ((a, b), t) in one.iter_mut().zip(two).zip(target) {
-            *a += (t - *a) >> 8;
-            *b += (t - *b) >> 7;
-        }
+        *one = std::array::from_fn(|i| a[i] + ((target[i] - a[i]) >> 8));
+        *two = std::array::from_fn(|i| b[i] + ((target[i] - b[i]) >> 7));
         let mut steps = bucket as i32 - CENTRE;
         if bucket == 0 || bucket == 15 {
             steps = self.code_beyond(coder, distance >> width, bucket == 15);

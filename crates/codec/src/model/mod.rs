@@ -108,8 +108,8 @@ pub(crate) fn decode(
     let mut values = vec![0; field.layout.width * field.layout.height];
     match model {
         Model::Fast => values = fast::decode(&field, reader.rest())?,
-        Model::Link => link::code(&mut Decoder::new(reader.rest()), &field, &mut values),
-        Model::Archive => archive::code(&mut Decoder::new(reader.rest()), &field, &mut values),
+        Model::Link => link::code(&mut Decoder::new(reader.rest())?, &field, &mut values),
+        Model::Archive => archive::code(&mut Decoder::new(reader.rest())?, &field, &mut values),
     }
     Some(shape.bytes(&values))
 }

@@ -101,6 +101,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes up to 32 bits.
+    #[inline(always)]
     pub(super) fn number(&mut self, count: u32) -> u32 {
         self.fill();
         self.take(count)

@@ -34,6 +34,27 @@ pub(super) struct Near {
     pub(super) west_west: f32,
 }
 
+/// The last pixels of the row so far, and their errors.
+///
+/// They are in the planes, too; from there they would have to be read while they are still being
+/// written, which is slow.
+#[derive(Clone, Copy)]
+pub(super) struct West {
+    /// The nearest last.
+    pub(super) values: Quad,
+    /// The nearest last.
+    errors: [f32; 2],
+}
+
+impl West {
+    /// Takes a pixel in.
+    #[inline(always)]
+    pub(super) fn push(&mut self, value: f32, error: f32) {
+        self.values = [self.values[1], self.values[2], self.values[3], value];
+        self.errors = [self.errors[1], error];
+    }
+}
+
 pub(super) struct Scene {
     pub(super) layout: Layout,
     pub(super) references: usize,
@@ -91,36 +112,83 @@ impl Scene {
         self.layout.end_row(&mut self.errors, y);
     }
 
+    /// What lies west of a row's first pixel.
+    pub(super) fn west(&self, at: usize) -> West {
+        West {
+            values: self.stretch(at - 4).to_owned(),
+            errors: [self.errors[at - 2], self.errors[at - 1]],
+        }
+    }
+
     #[inline(always)]
-    pub(super) fn near(&self, at: usize) -> Near {
-        near(&self.planes, at, self.layout.stride)
+    pub(super) fn near(&self, at: usize, west: &West) -> Near {
+        let [north_west, north, north_east] = self.stretch(at - self.layout.stride - 1);
+        Near {
+            west: west.values[3],
+            north: *north,
+            north_west: *north_west,
+            north_east: *north_east,
+            west_west: west.values[2],
+        }
+    }
+
+    /// Some numbers of the planes, one after the other.
+    #[inline(always)]
+    pub(super) fn stretch<const N: usize>(&self, from: usize) -> &[f32; N] {
+        self.planes[from..]
+            .first_chunk()
+            .expect("margins are wider than any look")
     }
 
     /// The means of the four nearest neighbours, in the slice and at the same places in the
-    /// references; and the quads of taps less these means.
+    /// references.
+    #[inline(always)]
+    pub(super) fn means(&self, at: usize, near: &Near) -> [f32; 3] {
+        let mut means = [0.0; 3];
+        means[0] = ((near.west + near.north) + (near.north_west + near.north_east)) * 0.25;
+        for (plane, mean) in means
+            .iter_mut()
+            .enumerate()
+            .take(1 + self.references)
+            .skip(1)
+        {
+            let at = at + plane * self.layout.area();
+            let [north_west, north, north_east] = self.stretch(at - self.layout.stride - 1);
+            *mean = ((self.planes[at - 1] + north) + (north_west + north_east)) * 0.25;
+        }
+        means
+    }
+
+    /// The levels around each of the pixels of a block, as far as they are known at its beginning.
+    pub(super) fn levels<const N: usize>(&self, plane: usize, from: usize, levels: &mut [f32; N]) {
+        let from = from + plane * self.layout.area();
+        let above = from - self.layout.stride;
+        let (north, before) = (self.stretch::<N>(above), self.stretch::<N>(above - 1));
+        let after = self.stretch::<N>(above + 1);
+        let fourth = if plane == 0 { above } else { from - 1 };
+        let fourth = self.stretch::<N>(fourth);
+        for (x, level) in levels.iter_mut().enumerate() {
+            *level = ((fourth[x] + north[x]) + (before[x] + after[x])) * 0.25;
+        }
+    }
+
+    /// The quads of taps less the means of their planes; the first is that to the west.
     #[inline(always)]
     pub(super) fn taps<const N: usize, const Q: usize>(
         &self,
         at: usize,
         offsets: &[(isize, usize); N],
-    ) -> ([f32; 3], Taps<Q>) {
-        let mut means = [0.0; 3];
-        for (plane, mean) in means.iter_mut().enumerate().take(1 + self.references) {
-            let n = near(
-                &self.planes,
-                at + plane * self.layout.area(),
-                self.layout.stride,
-            );
-            *mean = ((n.west + n.north) + (n.north_west + n.north_east)) * 0.25;
-        }
+        means: &[f32; 3],
+        west: &West,
+    ) -> Taps<Q> {
         let mut taps = [[0.0; 4]; Q];
-        for (quad, (offset, plane)) in taps.iter_mut().zip(offsets) {
-            let from = at.wrapping_add_signed(*offset);
+        taps[0] = west.values.map(|value| value - means[0]);
+        for (quad, (offset, plane)) in taps.iter_mut().zip(offsets).skip(1) {
+            let source: &Quad = self.stretch(at.wrapping_add_signed(*offset));
             let mean = means[*plane];
-            let source: &Quad = self.planes[from..].first_chunk().unwrap_or(&[0.0; 4]);
             *quad = source.map(|value| value - mean);
         }
-        (means, taps)
+        taps
     }
 
     /// A reference's pixel at the same place; 0 without one.
@@ -141,10 +209,10 @@ impl Scene {
 
     /// The errors to the west, north, north-west, north-east, and two steps west and north-east.
     #[inline(always)]
-    pub(super) fn errors(&self, at: usize) -> [f32; 6] {
+    pub(super) fn errors(&self, at: usize, west: &West) -> [f32; 6] {
         let above = &self.errors[at - self.layout.stride - 1..][..4];
-        let beside = &self.errors[at - 2..][..2];
-        [beside[1], above[1], above[0], above[2], beside[0], above[3]]
+        let [west_west, west] = west.errors;
+        [west, above[1], above[0], above[2], west_west, above[3]]
     }
 
     /// Where all neighbours are equal, codes whether the pixel is equal to them; `None` elsewhere.
@@ -185,38 +253,18 @@ impl Scene {
     }
 }
 
-#[inline(always)]
-fn near(plane: &[f32], at: usize, stride: usize) -> Near {
-    let above = &plane[at - stride - 1..][..3];
-    let beside = &plane[at - 2..][..2];
-    Near {
-        west: beside[1],
-        north: above[1],
-        north_west: above[0],
-        north_east: above[2],
-        west_west: beside[0],
-    }
-}
-
 /// How many levels there are.
 pub(super) const LEVELS: usize = 64;
 
 /// The level of a positive number: four to an octave, from 1/2.
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "out of range saturates, and levels are bounded"
-)]
 pub(super) fn level(number: f32) -> usize {
-    let scaled = ((number * 16.0) as i32).max(8) as u32;
-    let octave = scaled.ilog2();
-    let quarter = if octave >= 2 {
-        (scaled >> (octave - 2)) & 3
-    } else {
-        0
-    };
-    ((4 * octave + quarter) as usize - 12).min(LEVELS - 1)
+    // What is no number has no sign that all machines agree on.
+    let number = if number > 0.0 { number } else { 0.0 };
+    // The exponent and the two highest bits below it.
+    let steps = number.to_bits() >> 21;
+    const HALF: u32 = 126 << 2;
+    ((steps.max(HALF) - HALF) as usize).min(LEVELS - 1)
 }
 
 /// A number in the middle of a level.

@@ -20,6 +20,11 @@ pub(super) fn scaled(a: Quad, s: f32) -> Quad {
 }
 
 #[inline(always)]
+fn product(a: Quad, b: Quad) -> Quad {
+    [a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]]
+}
+
+#[inline(always)]
 pub(super) fn sum(a: Quad, b: Quad) -> Quad {
     [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]
 }
@@ -27,16 +32,15 @@ pub(super) fn sum(a: Quad, b: Quad) -> Quad {
 /// The weighted sum of a neighbourhood.
 #[inline(always)]
 pub(super) fn dot(weights: &[Quad], taps: &[Quad]) -> f32 {
-    let product = |w: &Quad, t: &Quad| [w[0] * t[0], w[1] * t[1], w[2] * t[2], w[3] * t[3]];
     let (mut a, mut b) = ([0.0; 4], [0.0; 4]);
     let (weights, last_weights) = weights.as_chunks::<2>();
     let (taps, last_taps) = taps.as_chunks::<2>();
     for (w, t) in weights.iter().zip(taps) {
-        a = sum(a, product(&w[0], &t[0]));
-        b = sum(b, product(&w[1], &t[1]));
+        a = sum(a, product(w[0], t[0]));
+        b = sum(b, product(w[1], t[1]));
     }
     if let ([w], [t]) = (last_weights, last_taps) {
-        a = sum(a, product(w, t));
+        a = sum(a, product(*w, *t));
     }
     let c = sum(a, b);
     (c[0] + c[1]) + (c[2] + c[3])
@@ -59,6 +63,60 @@ pub(super) fn add<const K: usize, const Q: usize>(
             r2[g] = sum(r2[g], scaled(t, s2));
             r3[g] = sum(r3[g], scaled(t, s3));
         }
+    }
+}
+
+/// Neighbourhoods that wait to be added to the sums together: the sums are then read and written
+/// once for all of them. What comes out is what [`add`] would have made of each in turn.
+pub(super) struct Lessons<const Q: usize, const N: usize> {
+    taps: [Taps<Q>; N],
+    /// 0 from `count` on: those are added too, and change nothing.
+    weights: [f32; N],
+    count: usize,
+}
+
+impl<const Q: usize, const N: usize> Lessons<Q, N> {
+    pub(super) fn new() -> Self {
+        Self {
+            taps: [[[0.0; 4]; Q]; N],
+            weights: [0.0; N],
+            count: 0,
+        }
+    }
+
+    /// Takes one of at most `N` in.
+    #[inline(always)]
+    pub(super) fn note(&mut self, taps: &Taps<Q>, weight: f32) {
+        self.taps[self.count] = *taps;
+        self.weights[self.count] = weight;
+        self.count += 1;
+    }
+
+    /// Adds them to the sums, and is empty again; false if it was before.
+    pub(super) fn add_to<const K: usize>(&mut self, sums: &mut Sums<K, Q>) -> bool {
+        if self.count == 0 {
+            return false;
+        }
+        let (rows, _) = sums.as_chunks_mut::<4>();
+        for (q, [r0, r1, r2, r3]) in rows.iter_mut().enumerate() {
+            let shares: [[Quad; 4]; N] = std::array::from_fn(|n| {
+                scaled(self.taps[n][q], self.weights[n]).map(|lane| [lane; 4])
+            });
+            for g in q..Q {
+                let (mut a, mut b, mut c, mut d) = (r0[g], r1[g], r2[g], r3[g]);
+                for (taps, [s0, s1, s2, s3]) in self.taps.iter().zip(&shares) {
+                    let t = taps[g];
+                    a = sum(a, product(t, *s0));
+                    b = sum(b, product(t, *s1));
+                    c = sum(c, product(t, *s2));
+                    d = sum(d, product(t, *s3));
+                }
+                (r0[g], r1[g], r2[g], r3[g]) = (a, b, c, d);
+            }
+        }
+        self.weights = [0.0; N];
+        self.count = 0;
+        true
     }
 }
 
@@ -171,14 +229,17 @@ fn subtract<const Q: usize>(
     from: usize,
 ) {
     let [p0, p1, p2, p3] = pivots;
-    let share = |l: usize| -> Quad { std::array::from_fn(|j| -(pivots[j][from][l] * inverse[j])) };
+    // Each share four times over, ready to be multiplied with four numbers.
+    let share = |l: usize| -> [Quad; 4] {
+        std::array::from_fn(|j| [-(pivots[j][from][l] * inverse[j]); 4])
+    };
     let shares = [share(0), share(1), share(2), share(3)];
     let [r0, r1, r2, r3] = rows;
     for g in from..Q {
         let (a, b, c, d) = (p0[g], p1[g], p2[g], p3[g]);
-        let less = |cell: Quad, s: &Quad| {
-            let ab = sum(scaled(a, s[0]), scaled(b, s[1]));
-            let cd = sum(scaled(c, s[2]), scaled(d, s[3]));
+        let less = |cell: Quad, [sa, sb, sc, sd]: &[Quad; 4]| {
+            let ab = sum(product(a, *sa), product(b, *sb));
+            let cd = sum(product(c, *sc), product(d, *sd));
             sum(cell, sum(ab, cd))
         };
         r0[g] = less(r0[g], &shares[0]);

@@ -56,7 +56,7 @@ impl Archive {
             .len();
         let mut file = BufReader::with_capacity(1 << 20, file);
         if !is_head(&read_up_to(&mut file, HEAD_BYTES)?) {
-            bail!("{}: not a packed file of format version 1", path.display());
+            bail!("{}: not a packed file of format version 2", path.display());
         }
         let archive = Self {
             file,
@@ -182,7 +182,7 @@ impl Archive {
 }
 
 /// The largest single file that is unpacked, as it makes a group of its own.
-const HELD_BYTES_MAX: usize = 8 << 30;
+pub(crate) const HELD_BYTES_MAX: usize = 8 << 30;
 
 fn needed_units(group: &Group, wanted: impl Fn(u64) -> bool) -> BTreeSet<u32> {
     group

@@ -11,6 +11,7 @@ use codec::{Decoder, Limits, Source, Tier, Unit, encode_group};
 use serde_json::json;
 
 use crate::Report;
+use crate::archive::HELD_BYTES_MAX;
 use crate::names;
 use crate::progress::Progress;
 
@@ -124,9 +125,9 @@ fn encode_batch(batch: &Batch, tier: Tier) -> anyhow::Result<Group> {
     let first = &batch[0].1;
     let units = encode_group(&sources, tier).with_context(|| first.display().to_string())?;
 
-    let bytes = contents.iter().map(Vec::len).sum();
+    let bytes: usize = contents.iter().map(Vec::len).sum();
     let mut decoder = Decoder::new(Limits {
-        held_bytes: bytes,
+        held_bytes: HELD_BYTES_MAX,
         ..Limits::default()
     });
     let proof = units

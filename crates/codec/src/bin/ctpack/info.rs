@@ -14,7 +14,10 @@ pub(crate) fn run(input: &Path) -> anyhow::Result<Report> {
     let (mut archive, bytes_packed) = Archive::open(input)?;
     let (mut files, mut tiers) = (Vec::new(), BTreeSet::new());
     let (mut groups, mut bytes_original, mut bytes_tables) = (0_u64, 0_u64, 0_u64);
-    let mut text = String::new();
+    let mut text = format!(
+        "{:>6} {:>10}    {:>9} {:>7} {:<8} {:64} name\n",
+        "number", "bytes", "packed", "share", "method", "BLAKE3"
+    );
     while let Some(group) = archive.next_group(|_| false)? {
         groups += 1;
         tiers.extend(group.units.iter().map(|(unit, _)| unit.tier));
@@ -45,7 +48,7 @@ pub(crate) fn run(input: &Path) -> anyhow::Result<Report> {
     Ok(Report {
         done: true,
         json: json!({
-            "format_version": 1,
+            "format_version": 2,
             "complete": complete,
             "faults": archive.faults,
             "tier": tier.join("+"),
@@ -92,8 +95,11 @@ fn describe(
     };
     writeln!(
         text,
-        "{number:6} {:>10} -> {bytes_units:>9} {method:<8} {} {}",
-        file.bytes, file.digest, file.name
+        "{number:6} {:>10} -> {bytes_units:>9} {:>7} {method:<8} {} {}",
+        file.bytes,
+        percent(bytes_units, file.bytes),
+        file.digest,
+        file.name
     )?;
     Ok(json!({
         "number": number,

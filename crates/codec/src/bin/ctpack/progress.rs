@@ -1,8 +1,8 @@
-//! A line of progress on the terminal; nothing when standard error is not one.
+//! A bar of progress on the terminal; nothing when standard error is not one.
 
 use std::io::{IsTerminal, Write};
 
-/// Counts files and rewrites one line per percent.
+/// Counts, and rewrites one line per percent.
 pub(crate) struct Progress {
     verb: &'static str,
     total: u64,
@@ -10,6 +10,9 @@ pub(crate) struct Progress {
     shown: Option<u64>,
     terminal: bool,
 }
+
+/// How many signs the bar has.
+const WIDTH: usize = 40;
 
 impl Progress {
     /// `total` in the same measure that [`Progress::add`] counts in.
@@ -30,7 +33,13 @@ impl Progress {
         if self.terminal && self.shown != Some(percent) {
             self.shown = Some(percent);
             // Progress that cannot be shown is no reason to stop.
-            let _ = write!(std::io::stderr(), "\r{} {percent} %", self.verb);
+            let done = usize::try_from(percent).map_or(WIDTH, |percent| percent * WIDTH / 100);
+            let (done, open) = ("#".repeat(done), ".".repeat(WIDTH - done));
+            let _ = write!(
+                std::io::stderr(),
+                "\r{} [{done}{open}] {percent:3} %",
+                self.verb
+            );
         }
     }
 }
