@@ -8,8 +8,7 @@
 //! environment variable `PYTHON`; without it, one is set up in `target/compare` with what
 //! `requirements.txt` names. They see bare pixels, less the least value of the series and at their
 //! true depth; zstd and the codec see whole files, the codec in groups of 16, and their time is that
-//! of whole files. Times are of one thread's processor. Memory is what encoding or decoding a group
-//! took beside the files, at its peak. A sequence is `link` without the sending order.
+//! of whole files. Times are of one thread's processor. A sequence is `link` without the sending order.
 
 #![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
@@ -29,8 +28,6 @@ struct Score {
     bytes: u64,
     encode_s: f64,
     decode_s: f64,
-    /// In MB; 0 where it is not known.
-    memory_mb: f64,
 }
 
 impl Score {
@@ -40,7 +37,6 @@ impl Score {
             bytes: 0,
             encode_s: 0.0,
             decode_s: 0.0,
-            memory_mb: 0.0,
         }
     }
 }
@@ -89,7 +85,6 @@ fn main() -> anyhow::Result<()> {
                 total.bytes += score.bytes;
                 total.encode_s += score.encode_s;
                 total.decode_s += score.decode_s;
-                total.memory_mb = total.memory_mb.max(score.memory_mb);
             }
             Some(total)
         })
@@ -233,7 +228,6 @@ impl Series {
                 .iter()
                 .map(|(name, bytes)| Source { name, bytes })
                 .collect();
-            let before_mb = begin_peak()?;
             let start = processor_s()?;
             let units = encode_group_in(order, &sources, tier)?;
             let middle = processor_s()?;
@@ -249,28 +243,9 @@ impl Series {
             }
             score.encode_s += middle - start;
             score.decode_s += processor_s()? - middle;
-            let peak_mb = status_mb("VmHWM:")? - before_mb;
-            score.memory_mb = score.memory_mb.max(peak_mb);
         }
         Ok(score)
     }
-}
-
-/// Forgets the peak of memory so far; gives what is taken already.
-fn begin_peak() -> anyhow::Result<f64> {
-    std::fs::write("/proc/self/clear_refs", "5")?;
-    status_mb("VmRSS:")
-}
-
-/// A line of this process's status that is in kB.
-fn status_mb(line: &str) -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
-    let value = text.lines().find_map(|l| l.strip_prefix(line));
-    let kilobytes: f64 = value
-        .and_then(|value| value.trim().strip_suffix(" kB"))
-        .context("no such line")?
-        .parse()?;
-    Ok(kilobytes * 1.024e-3)
 }
 
 /// The time this thread has had a processor.
@@ -316,14 +291,14 @@ fn print(name: &str, pixels: u64, scores: &[Score]) {
     };
     println!("\n{name}: {:.1} MB of pixels", pixels as f64 * 2e-6);
     print!("| codec | bytes | bpp | / JPEG-LS | / JPEG XL e9 | encode MB/s | decode MB/s ");
-    println!("| encode / CharLS | decode / CharLS | memory MB |");
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("| encode / CharLS | decode / CharLS |");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for score in scores {
         let bytes = score.bytes as f64;
         let against = |name| ratio(bytes, find(name).map(|score| score.bytes as f64));
         let charls = find("JPEG-LS");
         println!(
-            "| {} | {} | {:.3} | {} | {} | {:.1} | {:.1} | {} | {} | {} |",
+            "| {} | {} | {:.3} | {} | {} | {:.1} | {:.1} | {} | {} |",
             score.name,
             score.bytes,
             bytes * 8.0 / pixels as f64,
@@ -333,11 +308,6 @@ fn print(name: &str, pixels: u64, scores: &[Score]) {
             pixels as f64 * 2e-6 / score.decode_s,
             ratio(1.0 / score.encode_s, charls.map(|c| 1.0 / c.encode_s)),
             ratio(1.0 / score.decode_s, charls.map(|c| 1.0 / c.decode_s)),
-            if score.memory_mb > 0.0 {
-                format!("{:.0}", score.memory_mb)
-            } else {
-                "-".into()
-            },
         );
     }
 }
