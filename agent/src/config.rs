@@ -163,6 +163,13 @@ pub struct LinkConfig {
     /// The hub's address, `HOST:PORT`; the voucher's when it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hub: Option<String>,
+    /// The hub's TCP port, for networks that let no UDP through; 0 never calls by TCP. Missing: the
+    /// number of its UDP port, and then 443.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_port: Option<u16>,
+    /// How long UDP that was found blocked is left alone at first; it doubles up to twelve times
+    /// that.
+    pub udp_retry: Span,
     /// What kind of link to expect: satellite, terrestrial or shared.
     pub profile: ProfileName,
     /// The link's rate towards the hub in kbit/s where its owner knows it; 0 measures it.
@@ -175,6 +182,8 @@ impl Default for LinkConfig {
     fn default() -> Self {
         Self {
             hub: None,
+            tls_port: None,
+            udp_retry: Span::from_secs(600),
             profile: ProfileName::Satellite,
             rate_kbit: 0,
             redial_delay_max: Span::from_secs(30),
@@ -282,6 +291,9 @@ impl Config {
         }
         if self.pack.threads > 64 {
             return invalid("pack.threads", "must be 0 to 64");
+        }
+        if !(Span::from_secs(1)..=Span::from_secs(86_400)).contains(&self.link.udp_retry) {
+            return invalid("link.udp-retry", "must be 1s to 1d");
         }
         if !self.console.bind.is_loopback() {
             return invalid("console.bind", "plain HTTP is served on loopback only");

@@ -5,13 +5,12 @@
 //! called.
 //! May not: decide who may join: the hub does.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use identity::{EnrolReply, StorePublicKey, files};
-use sync_quic::{Dialer, LinkProfile};
+use identity::{EnrolReply, NodeId, StorePublicKey, files};
+use sync_quic::{HubAddress, LinkProfile, Roads, RoadsConfig};
 use thiserror::Error;
 
 use crate::cli::{self, EnrolArgs};
@@ -74,12 +73,12 @@ pub(crate) fn command(args: &EnrolArgs) -> Result<(), Failure> {
             .build()
             .map_err(Failure::internal)?;
         let redeemed = runtime.block_on(async {
-            let dialer =
-                Dialer::bind(any_port(), &membership.key()).context("cannot open a UDP socket")?;
+            let roads = Roads::bind(&RoadsConfig::default(), &membership.key())
+                .context("cannot open a UDP socket")?;
             let store = keys.public_key();
-            let attempt = redeem(&membership, &store, &dialer, args.hub.as_deref());
+            let attempt = redeem(&membership, &store, &roads, args.hub.as_deref());
             let outcome = tokio::time::timeout(HUB_WAIT, attempt).await;
-            farewell(&dialer).await;
+            farewell(&roads).await;
             match outcome {
                 Ok(Err(error @ (RedeemError::Refused(_) | RedeemError::Membership(_)))) => {
                     Err(anyhow::Error::new(error))
@@ -114,15 +113,14 @@ fn set_first_pin(keys: &Keys, file: &Path) -> Result<(), Failure> {
 pub(crate) async fn redeem(
     membership: &Membership,
     store: &StorePublicKey,
-    dialer: &Dialer,
+    roads: &Roads,
     hub: Option<&str>,
 ) -> Result<(), RedeemError> {
     let promised = membership.hub().ok_or(MembershipError::NoVoucher)?;
-    let address = resolve(hub.unwrap_or(promised.address.as_str())).await?;
+    let address = hub.unwrap_or(promised.address.as_str());
+    let hub = resolve(address, promised.key).await?;
     let request = membership.enrol_request(store)?;
-    let reply = dialer
-        .enrol(address, promised.key, &LinkProfile::default(), &request)
-        .await?;
+    let reply = roads.enrol(hub, &LinkProfile::default(), &request).await?;
     match EnrolReply::from_cbor(&reply).map_err(|e| RedeemError::Reply(e.into()))? {
         EnrolReply::Granted(grant) => Ok(membership.take_grant(&grant, store)?),
         EnrolReply::Refused(reason) => Err(RedeemError::Refused(reason)),
@@ -130,25 +128,18 @@ pub(crate) async fn redeem(
 }
 
 /// Closes what is open, without waiting long for the hub to hear of it.
-pub(crate) async fn farewell(dialer: &Dialer) {
-    if tokio::time::timeout(FAREWELL, dialer.close())
-        .await
-        .is_err()
-    {
+pub(crate) async fn farewell(roads: &Roads) {
+    if tokio::time::timeout(FAREWELL, roads.close()).await.is_err() {
         tracing::debug!("the hub may not have heard the goodbye");
     }
 }
 
-/// Resolves `HOST:PORT`.
-pub(crate) async fn resolve(address: &str) -> Result<SocketAddr, RedeemError> {
+/// Finds the hub with this key at `HOST:PORT`.
+pub(crate) async fn resolve(address: &str, key: NodeId) -> Result<HubAddress, RedeemError> {
     let failed = |source| RedeemError::Address(address.to_owned(), source);
     let mut found = tokio::net::lookup_host(address).await.map_err(failed)?;
-    found
+    let address = found
         .next()
-        .ok_or_else(|| failed(std::io::Error::other("the name has no address")))
-}
-
-/// Any local address, any port.
-pub(crate) fn any_port() -> SocketAddr {
-    SocketAddr::from(([0, 0, 0, 0], 0))
+        .ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
+    Ok(HubAddress { address, key })
 }

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use journal::JournalId;
 use serde_json::{Value, json};
 use study::StudyUid;
+use sync_quic::Road;
 
 use crate::commands::Rooms;
 use crate::reports::{JudgedReport, Refusal, word};
@@ -30,6 +31,8 @@ pub struct LinkStatus(Mutex<LinkView>);
 pub struct LinkView {
     /// A contact is up.
     pub connected: bool,
+    /// The road that the contact takes; none without a contact.
+    pub road: Option<Road>,
     /// Why nothing moves, in plain words.
     pub trouble: Option<String>,
     /// When the hub was last heard, milliseconds of the Unix epoch.
@@ -97,6 +100,7 @@ fn hub_journal(rooms: &Rooms) -> Result<JournalState, VaultError> {
 fn link_document(link: &LinkView) -> Value {
     json!({
         "connected": link.connected,
+        "road": link.road.map(Road::as_str),
         "trouble": link.trouble,
         "last_contact_ms": link.last_contact_ms,
         "rate_kbits": link.rate_kbits,
@@ -216,7 +220,7 @@ pub(crate) fn table(document: &Value) -> String {
     let mut text = String::new();
     let link = &document["link"];
     let road = match (link["connected"].as_bool(), link["trouble"].as_str()) {
-        (Some(true), _) => format!("up, {} kbit/s, {} ms", link["rate_kbits"], link["rtt_ms"]),
+        (Some(true), _) => road_up(link),
         (Some(false), Some(trouble)) => format!("down: {trouble}"),
         (Some(false), None) => "down".to_owned(),
         (None, _) => "the box's program is not running".to_owned(),
@@ -282,6 +286,13 @@ pub(crate) fn table(document: &Value) -> String {
         }
     }
     text
+}
+
+/// How the contact that is up goes.
+fn road_up(link: &Value) -> String {
+    let road = link["road"].as_str().unwrap_or_default();
+    let (rate, rtt) = (&link["rate_kbits"], &link["rtt_ms"]);
+    format!("up by {road}, {rate} kbit/s, {rtt} ms")
 }
 
 /// How full the disk is, in words.

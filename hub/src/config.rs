@@ -40,7 +40,7 @@ pub(crate) struct Config {
     pub archive: Archive,
 }
 
-/// Where boxes call (QUIC over UDP).
+/// Where boxes call (QUIC over UDP, TLS over TCP where no UDP passes).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Link {
@@ -48,6 +48,10 @@ pub(crate) struct Link {
     pub bind: IpAddr,
     /// The UDP port; 0 lets the system choose.
     pub port: u16,
+    /// The TCP port for boxes that no UDP reaches; 0 takes no such calls. Missing: the number of
+    /// the UDP port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_port: Option<u16>,
 }
 
 impl Default for Link {
@@ -55,6 +59,7 @@ impl Default for Link {
         Self {
             bind: Ipv4Addr::UNSPECIFIED.into(),
             port: 4433,
+            tls_port: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::access::Access;
 use crate::archive::Archive;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::db;
 use crate::fleet::{Fleet, RoomError};
 use crate::inbox::{self, Inbox};
@@ -38,6 +38,9 @@ use crate::{desk, dicom, web};
 const STOP: Duration = Duration::from_secs(1);
 /// How long the group at hand may still take.
 const STOP_DECODING: Duration = Duration::from_millis(500);
+
+/// How often a port is chosen that is to be free for UDP and TCP alike.
+const PORTS_TRIED: u32 = 8;
 
 /// The rooms of one hub.
 pub(crate) struct Rooms {
@@ -238,11 +241,7 @@ async fn serve_rooms(rooms: &Arc<Rooms>, folder: &Path, config: &Config) -> anyh
     let mut interrupt = signal(SignalKind::interrupt())?;
     open_journal(rooms).await?;
 
-    let admission = Arc::new(Door(Arc::clone(&rooms.fleet)));
-    let local = SocketAddr::new(config.link.bind, config.link.port);
-    let listener = Listener::bind(local, &rooms.key, &LinkProfile::default(), admission)
-        .with_context(|| format!("cannot listen for boxes on {local}"))?;
-    let listener = Arc::new(listener);
+    let listener = Arc::new(open_link(rooms, &config.link).await?);
     let web = listen(config.web.bind, config.web.port).await?;
     let dicom = listen(config.dicom.bind, config.dicom.port).await?;
     let server = Server::bind(folder)?;
@@ -310,6 +309,39 @@ async fn open_journal(rooms: &Rooms) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Opens the doors for boxes: UDP, and TCP beside it.
+async fn open_link(rooms: &Rooms, link: &config::Link) -> anyhow::Result<Listener> {
+    let mut tries = PORTS_TRIED;
+    let profile = LinkProfile::default();
+    loop {
+        let admission = Arc::new(Door(Arc::clone(&rooms.fleet)));
+        let local = SocketAddr::new(link.bind, link.port);
+        let listener = Listener::bind(local, &rooms.key, &profile, admission)
+            .with_context(|| format!("cannot listen for boxes on UDP {local}"))?;
+        let port = link.tls_port.unwrap_or(listener.local_addr()?.port());
+        if port == 0 {
+            return Ok(listener);
+        }
+        let local = SocketAddr::new(link.bind, port);
+        match listener.bind_tls(local, &rooms.key, &profile).await {
+            Ok(tls) => {
+                tracing::info!(%tls, "boxes that no UDP reaches can call by TCP");
+                return Ok(listener);
+            }
+            // The system chose a port that is taken for TCP; it may choose another.
+            Err(_) if link.port == 0 && link.tls_port.is_none() && tries > 1 => tries -= 1,
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot listen for boxes on TCP {local}; \
+                         link.tls-port names another port, or 0 for none"
+                    )
+                });
+            }
+        }
+    }
+}
+
 async fn listen(address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     let local = SocketAddr::new(address, port);
     TcpListener::bind(local)
@@ -362,7 +394,8 @@ async fn accept(rooms: Arc<Rooms>, listener: Arc<Listener>, mut stopped: watch::
 async fn contact(rooms: Arc<Rooms>, link: Link) {
     let unit = link.peer();
     let node = unit.short();
-    tracing::info!(node, peer = %link.remote_address(), "contact up");
+    let road = link.road().as_str();
+    tracing::info!(node, peer = %link.remote_address(), road, "contact up");
     if link.took_over() {
         rooms.fleet.took_over(unit);
     }
@@ -400,7 +433,8 @@ async fn enrol(rooms: Arc<Rooms>, mut call: EnrolCall) {
                 error = crate::chain(&error),
                 "an enrolment cannot be recorded"
             );
-            call.refuse("the hub cannot record the enrolment; try again later");
+            call.refuse("the hub cannot record the enrolment; try again later")
+                .await;
         }
     }
 }

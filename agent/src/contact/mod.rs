@@ -7,6 +7,7 @@
 //! May not: decide what is sent, or take a byte for safe because it was sent.
 
 mod apart;
+mod moves;
 mod returns;
 mod shelf;
 
@@ -14,11 +15,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::NodeId;
 use journal::{ClockQuality, Head, JournalId};
 use study::Digest;
 use sync_proto::{ByeCode, Command, Config, Event, RefusalCode, Session};
-use sync_quic::{Backoff, Control, Dialer, End, Link, LinkProfile};
+use sync_quic::{
+    Backoff, Control, End, HubAddress, Link, LinkProfile, Local, Roads, RoadsConfig, TlsPorts,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +60,8 @@ pub(crate) struct Contact {
 enum Attempt {
     /// There was a contact; it ended for this reason.
     Ended(End),
+    /// There was a contact, and this link is better than the one it had.
+    Moved(HubAddress, Link),
     /// There was none, for this reason.
     Failed(String),
     /// The hub does not want this box, for this reason.
@@ -85,12 +89,17 @@ impl Contact {
 
     /// Calls the hub, again and again, until it is told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let dialer = Dialer::bind(enrol::any_port(), &self.membership.key())?;
+        let roads = Roads::bind(&roads_config(&self.config), &self.membership.key())?;
         let mut backoff = Backoff::new(REDIAL_DELAY_MIN, self.config.redial_delay_max.duration());
         let mut papers = self.membership.watch();
+        let mut moved = None;
         while !stop.is_cancelled() {
             papers.mark_unchanged();
-            let wait = match self.attempt(&dialer, &stop).await {
+            let wait = match self.attempt(&roads, moved.take(), &stop).await {
+                Attempt::Moved(hub, link) => {
+                    moved = Some((hub, link));
+                    continue;
+                }
                 Attempt::Ended(End::Refused(reason)) | Attempt::Unwanted(reason) => {
                     tracing::warn!(reason, "the hub refuses this box");
                     self.note_trouble(format!("the hub refuses this box: {reason}"));
@@ -120,30 +129,38 @@ impl Contact {
                 changed = papers.changed() => if changed.is_err() { break },
             }
         }
-        enrol::farewell(&dialer).await;
+        enrol::farewell(&roads).await;
         Ok(())
     }
 
     fn note_trouble(&self, reason: String) {
         self.status.update(|view| {
             view.connected = false;
+            view.road = None;
             view.trouble = Some(reason);
         });
     }
 
-    async fn attempt(&mut self, dialer: &Dialer, stop: &CancellationToken) -> Attempt {
-        let Some(hub) = self.membership.hub() else {
-            return Attempt::NoVoucher;
-        };
-        let promised = || hub.address.as_str().to_owned();
-        let address = self.config.hub.clone().unwrap_or_else(promised);
-        let called = tokio::select! {
-            called = self.call(dialer, hub.key, &address) => called,
-            () = stop.cancelled() => return Attempt::Failed("stopping".to_owned()),
+    /// One contact over the link that is there, or over one that is made.
+    async fn attempt(
+        &mut self,
+        roads: &Roads,
+        moved: Option<(HubAddress, Link)>,
+        stop: &CancellationToken,
+    ) -> Attempt {
+        let called = match moved {
+            Some(moved) => Ok(moved),
+            None => tokio::select! {
+                called = self.call(roads) => match called.transpose() {
+                    Some(called) => called,
+                    None => return Attempt::NoVoucher,
+                },
+                () = stop.cancelled() => return Attempt::Failed("stopping".to_owned()),
+            },
         };
         match called {
-            Ok(link) => match self.contact(link, stop).await {
-                Ok(end) => Attempt::Ended(end),
+            Ok((hub, link)) => match self.contact(roads, hub, link, stop).await {
+                Ok(attempt) => attempt,
                 Err(error) => Attempt::Failed(format!("{error:#}")),
             },
             Err(error) => match error.downcast_ref::<RedeemError>() {
@@ -153,20 +170,33 @@ impl Contact {
         }
     }
 
-    /// Calls the hub, after redeeming the voucher where that is still to be done.
-    async fn call(&self, dialer: &Dialer, hub: NodeId, address: &str) -> anyhow::Result<Link> {
+    /// Calls the hub, after redeeming the voucher where that is still to be done; none while there
+    /// is no hub to call.
+    async fn call(&self, roads: &Roads) -> anyhow::Result<Option<(HubAddress, Link)>> {
+        let Some(hub) = self.membership.hub() else {
+            return Ok(None);
+        };
+        let promised = hub.address.as_str();
+        let address = self.config.hub.as_deref().unwrap_or(promised);
         if !self.membership.is_enrolled() {
             let store = self.vault.keys().public_key();
-            enrol::redeem(&self.membership, &store, dialer, Some(address)).await?;
+            enrol::redeem(&self.membership, &store, roads, Some(address)).await?;
             tracing::info!("enrolled");
         }
-        let address = enrol::resolve(address).await?;
-        Ok(dialer.dial(address, hub, &profile(&self.config)).await?)
+        let hub = enrol::resolve(address, hub.key).await?;
+        let link = roads.call(hub, &profile(&self.config)).await?;
+        Ok(Some((hub, link)))
     }
 
     /// One contact, from greeting to end.
-    async fn contact(&mut self, link: Link, stop: &CancellationToken) -> anyhow::Result<End> {
-        tracing::info!(hub = %link.peer().short(), address = %link.remote_address(), "contact up");
+    async fn contact(
+        &mut self,
+        roads: &Roads,
+        hub: HubAddress,
+        link: Link,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Attempt> {
+        note_up(&link);
         let (events, mut heard) = mpsc::unbounded_channel();
         let shelf = BoxShelf::new(self.vault.clone(), Arc::clone(&self.membership), events);
         let session = Session::new(self.session_config(&link)?);
@@ -183,6 +213,9 @@ impl Contact {
             permit.send(command);
         }
         let running = sync_quic::run(link.clone(), session, Arc::new(shelf), orders);
+        let profile = profile(&self.config);
+        let better = roads.better(&link, hub, &profile);
+        let running = moves::until_better(&link, running, better);
         tokio::pin!(running);
         let mut look = tokio::time::interval(VIEW_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -190,7 +223,7 @@ impl Contact {
         let mut progress = BTreeMap::new();
         let mut put_off_since = Instant::now();
         let mut stopping = false;
-        let ended = loop {
+        let (ended, next) = loop {
             tokio::select! {
                 ended = &mut running => break ended,
                 Some(event) = heard.recv() => self.note(event, &mut progress),
@@ -226,7 +259,10 @@ impl Contact {
         self.look(&link, &mut heard_bytes);
         self.keep_progress(&mut progress).await?;
         self.outbox.ended(ended.unfinished);
-        Ok(ended.why)
+        Ok(match next {
+            Some(next) => Attempt::Moved(hub, next),
+            None => Attempt::Ended(ended.why),
+        })
     }
 
     fn session_config(&self, link: &Link) -> Result<Config, VaultError> {
@@ -312,6 +348,7 @@ impl Contact {
         *heard_bytes = traffic.bytes_received;
         self.status.update(|view| {
             view.connected = true;
+            view.road = Some(link.road());
             view.trouble = None;
             if heard {
                 view.last_contact_ms = Some(clock::wall_ms());
@@ -376,6 +413,23 @@ impl Told {
             journal: self.journal,
             head,
         }))
+    }
+}
+
+fn note_up(link: &Link) {
+    let (hub, address) = (link.peer().short(), link.remote_address());
+    tracing::info!(hub, %address, road = link.road().as_str(), "contact up");
+}
+
+fn roads_config(config: &LinkConfig) -> RoadsConfig {
+    RoadsConfig {
+        local: Local::Any,
+        tls_ports: match config.tls_port {
+            None => TlsPorts::Usual,
+            Some(0) => TlsPorts::Closed,
+            Some(port) => TlsPorts::One(port),
+        },
+        udp_retry: config.udp_retry.duration(),
     }
 }
 

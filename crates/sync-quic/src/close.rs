@@ -1,6 +1,6 @@
 //! Why a connection ended: one table of close codes and the words for each.
 //!
-//! In: what quinn says when a connection ends. Out: [`End`], which programs log and act on.
+//! In: what ends a connection, over either road. Out: [`End`], which programs log and act on.
 //! Invariant: text from the peer is cut to 200 characters and stripped of control characters
 //! before anyone sees it.
 //! May not: carry anything about a patient; close reasons cross in the clear of both programs' logs.
@@ -30,7 +30,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    fn of(code: VarInt) -> Option<Self> {
+    fn of(code: u64) -> Option<Self> {
         [
             Self::Done,
             Self::Refused,
@@ -40,7 +40,7 @@ impl Code {
             Self::Trouble,
         ]
         .into_iter()
-        .find(|known| known.varint() == code)
+        .find(|known| *known as u64 == code)
     }
 
     pub(crate) fn varint(self) -> VarInt {
@@ -93,20 +93,27 @@ impl fmt::Display for End {
     }
 }
 
+impl End {
+    /// What a close by the peer means.
+    pub(crate) fn of_code(code: u64, reason: &[u8]) -> Self {
+        let text = plain(reason);
+        match Code::of(code) {
+            Some(Code::Done) => Self::Done,
+            Some(Code::Refused) => Self::Refused(text),
+            Some(Code::PeerFault) => Self::Blamed(text),
+            Some(Code::Replaced) => Self::Replaced,
+            Some(Code::Stopping) => Self::PeerStopped,
+            Some(Code::Trouble) => Self::PeerTrouble(text),
+            None => Self::Broken(format!("unknown close code {code}")),
+        }
+    }
+}
+
 impl From<ConnectionError> for End {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::ApplicationClosed(close) => {
-                let text = plain(&close.reason);
-                match Code::of(close.error_code) {
-                    Some(Code::Done) => Self::Done,
-                    Some(Code::Refused) => Self::Refused(text),
-                    Some(Code::PeerFault) => Self::Blamed(text),
-                    Some(Code::Replaced) => Self::Replaced,
-                    Some(Code::Stopping) => Self::PeerStopped,
-                    Some(Code::Trouble) => Self::PeerTrouble(text),
-                    None => Self::Broken(format!("unknown close code {}", close.error_code)),
-                }
+                Self::of_code(close.error_code.into_inner(), &close.reason)
             }
             ConnectionError::Reset => Self::PeerStopped,
             ConnectionError::TimedOut => Self::TimedOut,
@@ -121,8 +128,13 @@ impl From<ConnectionError> for End {
 
 /// Closes `connection`; a second close of the same connection changes nothing.
 pub(crate) fn close(connection: &quinn::Connection, code: Code, reason: &str) {
+    connection.close(code.varint(), cut(reason));
+}
+
+/// As much of a reason as a close carries.
+pub(crate) fn cut(reason: &str) -> &[u8] {
     let end = reason.floor_char_boundary(REASON_BYTES_MAX);
-    connection.close(code.varint(), &reason.as_bytes()[..end]);
+    &reason.as_bytes()[..end]
 }
 
 /// Makes text from outside fit for a log line and a screen.
@@ -132,6 +144,18 @@ pub(crate) fn plain(bytes: &[u8]) -> String {
         .filter(|c| !c.is_control())
         .take(REASON_BYTES_MAX)
         .collect()
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

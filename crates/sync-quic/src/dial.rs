@@ -1,26 +1,33 @@
 //! The dialling side: a box calls its hub and accepts no other.
 //!
-//! In: the hub's address and key. Out: a [`Link`], or a plain reason why not.
+//! In: the hub's address and key, the road to take. Out: a [`Link`], or a plain reason why not.
 //! Invariant: nothing but the handshake crosses before the hub has proved the expected key.
 //! May not: retry; when to call again is the caller's decision ([`Backoff`] helps).
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use identity::{NodeId, NodeKey};
 use quinn::{ClientConfig, ConnectError, ConnectionError};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
+use tokio::sync::watch;
 
-use crate::close::{Code, End};
-use crate::link::Link;
+use crate::close::End;
+use crate::endpoint;
+use crate::line::Line;
+use crate::link::{Link, Road};
+use crate::local::{Local, LocalError};
 use crate::profile::LinkProfile;
-use crate::{endpoint, tls};
+use crate::tcp::{self, Counted, Counts, Secured, TcpLine};
+use crate::tls::{self, Purpose, Shown};
+use crate::wake::{self, Pulse};
 
-/// The server name that quinn wants; never sent, as SNI is off.
+/// The server name that the libraries want; never sent, as SNI is off.
 const NO_NAME: &str = "chasqui";
-/// A handshake takes one round trip; this allows for several lost flights on a slow link.
+/// A handshake takes few round trips; this allows for several lost flights on a slow link.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// Says why a call did not come through.
@@ -34,6 +41,18 @@ pub enum DialError {
         /// What is wrong with it.
         #[source]
         source: ConnectError,
+    },
+    /// No call can leave from the uplink.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// No TCP connection comes about.
+    #[error("no TCP connection to {address}")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
     },
     /// Somebody else answers at the hub's address.
     #[error(
@@ -65,86 +84,195 @@ pub enum DialError {
     },
 }
 
-/// Calls hubs from one local address.
+/// Calls hubs from one uplink.
 #[derive(Debug)]
 pub struct Dialer {
     endpoint: quinn::Endpoint,
     key: NodeKey,
+    local: Mutex<Local>,
+    /// The controllers of the connections that were made.
+    pulses: Mutex<Vec<Weak<Pulse>>>,
+    /// Turns true when the program stops; every TLS connection holds a receiver.
+    stop: watch::Sender<bool>,
+}
+
+/// Somebody who answered and proved the expected key.
+#[derive(Debug)]
+pub(crate) enum Called {
+    Quic(quinn::Connection),
+    Tcp(Secured),
+}
+
+impl Called {
+    pub(crate) fn into_link(self, peer: NodeId) -> Link {
+        let line = match self {
+            Self::Quic(connection) => Line::Quic(connection),
+            Self::Tcp(secured) => Line::Tcp(TcpLine::start(secured)),
+        };
+        Link::dialled(line, peer)
+    }
 }
 
 impl Dialer {
-    /// Binds a UDP socket at `local` (port 0: any) to call from. Needs a tokio runtime.
-    pub fn bind(local: SocketAddr, key: &NodeKey) -> io::Result<Self> {
-        Ok(Self::on(endpoint::open(local, key, None)?, key))
+    /// Opens a UDP socket at `local` to call from; calls by TCP leave from there too. Needs a tokio
+    /// runtime.
+    pub fn bind(local: &Local, key: &NodeKey) -> Result<Self, LocalError> {
+        let opened = endpoint::open(local.udp()?, key, None).map_err(local.failed())?;
+        Ok(Self::on(opened, local, key))
     }
 
-    /// Calls from an endpoint.
-    pub(crate) fn on(endpoint: quinn::Endpoint, key: &NodeKey) -> Self {
+    /// Calls from an endpoint, and by TCP from `local`.
+    pub(crate) fn on(endpoint: quinn::Endpoint, local: &Local, key: &NodeKey) -> Self {
         Self {
             endpoint,
             key: key.clone(),
+            local: Mutex::new(local.clone()),
+            pulses: Mutex::default(),
+            stop: watch::Sender::new(false),
         }
     }
 
-    /// Calls the hub at `address`, which must prove the key `expected`.
+    /// Calls the hub at `address` over `road`; it must prove the key `expected`.
     ///
     /// A hub that does not know this box lets the handshake finish and then refuses: the reason
     /// comes out of [`crate::run`] as [`End::Refused`].
     pub async fn dial(
         &self,
+        road: Road,
         address: SocketAddr,
         expected: NodeId,
         profile: &LinkProfile,
     ) -> Result<Link, DialError> {
-        let connection = self
-            .connect(address, expected, profile, tls::ALPN_SESSION)
-            .await?;
-        Ok(Link::dialled(connection, expected))
+        let called = self.connect(road, address, expected, profile, Purpose::Session);
+        Ok(called.await?.into_link(expected))
     }
 
-    /// Moves all live connections to another local address, without a new handshake.
-    pub fn rebind(&self, local: SocketAddr) -> io::Result<()> {
-        self.endpoint.rebind(std::net::UdpSocket::bind(local)?)
+    /// Moves all live QUIC connections to another uplink, without a new handshake: the hub checks
+    /// that it reaches the box there, and the sending rate is found anew. Connections over TCP
+    /// cannot move. Later calls leave from there too.
+    pub fn rebind(&self, local: &Local) -> Result<(), LocalError> {
+        let socket = local.udp()?;
+        self.endpoint.rebind(socket).map_err(local.failed())?;
+        *self.local.lock().unwrap_or_else(PoisonError::into_inner) = local.clone();
+        for pulse in self.pulses().iter().filter_map(Weak::upgrade) {
+            pulse.moved();
+        }
+        Ok(())
     }
 
     /// Closes all connections and waits until the peers have heard of it (3 s at most).
     pub async fn close(&self) {
-        self.endpoint.close(Code::Stopping.varint(), b"stopping");
-        endpoint::farewell(&self.endpoint).await;
+        endpoint::close(&self.endpoint, &self.stop).await;
     }
 
     pub(crate) async fn connect(
         &self,
+        road: Road,
         address: SocketAddr,
         expected: NodeId,
         profile: &LinkProfile,
-        alpn: &[u8],
-    ) -> Result<quinn::Connection, DialError> {
-        let (crypto, shown) = tls::client(&self.key, expected, alpn);
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(profile.transport()));
-        let connecting = self
-            .endpoint
-            .connect_with(config, address, NO_NAME)
-            .map_err(|source| DialError::Address { address, source })?;
+        purpose: Purpose,
+    ) -> Result<Called, DialError> {
         let waited = HANDSHAKE.max(profile.rtt_expected * 10);
-        let no_answer = DialError::NoAnswer { address, waited };
-        match tokio::time::timeout(waited, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Err(_) | Ok(Err(ConnectionError::TimedOut)) => Err(no_answer),
-            Ok(Err(error)) => match shown.key() {
+        let answer = tokio::time::timeout(waited, async {
+            match road {
+                Road::Quic => self
+                    .connect_quic(address, expected, profile, purpose)
+                    .await
+                    .map(Called::Quic),
+                Road::Tls => self
+                    .connect_tcp(address, expected, profile, purpose)
+                    .await
+                    .map(Called::Tcp),
+            }
+        });
+        match answer.await {
+            Ok(Ok(called)) => Ok(called),
+            Err(_) | Ok(Err(Failed::Silence)) => Err(DialError::NoAnswer { address, waited }),
+            Ok(Err(Failed::Local(error))) => Err(error.into()),
+            Ok(Err(Failed::Call(source))) => Err(DialError::Address { address, source }),
+            Ok(Err(Failed::Tcp(source))) => Err(DialError::Tcp { address, source }),
+            Ok(Err(Failed::Handshake(end, shown))) => match shown.key() {
                 Some(shown) if shown != expected => Err(DialError::WrongKey {
                     address,
                     expected,
                     shown,
                 }),
-                Some(_) | None => Err(DialError::Handshake {
-                    address,
-                    end: error.into(),
-                }),
+                Some(_) | None => Err(DialError::Handshake { address, end }),
             },
         }
     }
+
+    async fn connect_quic(
+        &self,
+        address: SocketAddr,
+        expected: NodeId,
+        profile: &LinkProfile,
+        purpose: Purpose,
+    ) -> Result<quinn::Connection, Failed> {
+        let (crypto, shown) = tls::quic_client(&self.key, expected, purpose);
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(profile.transport()));
+        let connecting = self.endpoint.connect_with(config, address, NO_NAME);
+        match connecting.map_err(Failed::Call)?.await {
+            Ok(connection) => {
+                let mut pulses = self.pulses();
+                pulses.retain(|pulse| pulse.strong_count() > 0);
+                pulses.push(Arc::downgrade(&wake::pulse_of(&connection)));
+                Ok(connection)
+            }
+            Err(ConnectionError::TimedOut) => Err(Failed::Silence),
+            Err(error) => Err(Failed::Handshake(error.into(), shown)),
+        }
+    }
+
+    async fn connect_tcp(
+        &self,
+        address: SocketAddr,
+        expected: NodeId,
+        profile: &LinkProfile,
+        purpose: Purpose,
+    ) -> Result<Secured, Failed> {
+        let (connector, shown) = tls::tcp_client(&self.key, expected, purpose);
+        let socket = self
+            .local
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .tcp(address)
+            .map_err(Failed::Local)?;
+        let begun = Instant::now();
+        let stream = socket.connect(address).await.map_err(Failed::Tcp)?;
+        let counts = Arc::new(Counts::default());
+        counts.note_round_trip(begun.elapsed());
+        tcp::prepare(&stream, true, profile).map_err(Failed::Tcp)?;
+        let counted = Counted {
+            stream,
+            counts: Arc::clone(&counts),
+        };
+        let name = ServerName::try_from(NO_NAME).expect("this is a name");
+        match connector.connect(name, counted).await {
+            Ok(stream) => Ok(Secured {
+                stream: Box::new(stream.into()),
+                remote: address,
+                counts,
+                stop: self.stop.subscribe(),
+            }),
+            Err(error) => Err(Failed::Handshake(tcp::end_of(&error), shown)),
+        }
+    }
+
+    fn pulses(&self) -> MutexGuard<'_, Vec<Weak<Pulse>>> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a call failed.
+enum Failed {
+    Silence,
+    Local(LocalError),
+    Call(ConnectError),
+    Tcp(io::Error),
+    Handshake(End, Shown),
 }
 
 /// How long to wait before the next call: doubles up to a ceiling, starts again after success.

@@ -1,13 +1,13 @@
 //! One UDP socket that speaks QUIC: what dialling and listening share.
 //!
-//! In: an address, the node key. Out: a quinn endpoint.
+//! In: a socket, the node key. Out: a quinn endpoint.
 //! Invariant: the stateless reset key follows from the node key, so that a peer whose connection
 //! we forgot in a crash or a power cut learns it with the first packet it sends, instead of
 //! waiting out its idle timeout.
 //! May not: hold connections or know what is said on them.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,17 +15,20 @@ use identity::NodeKey;
 use quinn::{AsyncUdpSocket, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use quinn_proto::crypto::{CryptoError, HmacKey};
+use tokio::sync::watch;
+
+use crate::close::Code;
 
 /// How long a close may take to reach the peers when a program stops.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Binds `local` and starts the endpoint's driver.
+/// Starts the endpoint's driver on `socket`.
 pub(crate) fn open(
-    local: SocketAddr,
+    socket: UdpSocket,
     key: &NodeKey,
     server: Option<ServerConfig>,
 ) -> io::Result<quinn::Endpoint> {
-    let socket = TokioRuntime.wrap_udp_socket(UdpSocket::bind(local)?)?;
+    let socket = TokioRuntime.wrap_udp_socket(socket)?;
     over(socket, key, server)
 }
 
@@ -42,12 +45,13 @@ pub(crate) fn over(
     quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
 }
 
-/// Waits until the peers have heard that we are gone, but not for long.
-pub(crate) async fn farewell(endpoint: &quinn::Endpoint) {
-    if tokio::time::timeout(FAREWELL, endpoint.wait_idle())
-        .await
-        .is_err()
-    {
+/// Closes all that is open on either road, and waits until the peers have heard that we are gone,
+/// but not for long.
+pub(crate) async fn close(endpoint: &quinn::Endpoint, lines: &watch::Sender<bool>) {
+    endpoint.close(Code::Stopping.varint(), b"stopping");
+    lines.send_replace(true);
+    let gone = async { tokio::join!(endpoint.wait_idle(), lines.closed()) };
+    if tokio::time::timeout(FAREWELL, gone).await.is_err() {
         tracing::debug!("some peers did not hear the close");
     }
 }

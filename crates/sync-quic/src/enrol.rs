@@ -1,4 +1,5 @@
-//! The enrolment exchange: one request, one reply, on a connection of its own protocol.
+//! The enrolment exchange: one request, one reply, on a connection of its own protocol, over
+//! either road.
 //!
 //! In: a signed request as opaque bytes. Out: the reply as opaque bytes, or the hub's refusal in
 //! plain words.
@@ -13,9 +14,9 @@ use quinn::{ReadToEndError, RecvStream, SendStream};
 use thiserror::Error;
 
 use crate::close::{self, Code, End};
-use crate::dial::{DialError, Dialer};
-use crate::profile::LinkProfile;
-use crate::tls;
+use crate::dial::{Called, DialError};
+use crate::gate::Slot;
+use crate::tcp::Secured;
 
 /// The longest request and the longest reply.
 pub const ENROL_BYTES_MAX: usize = 64 << 10;
@@ -40,26 +41,31 @@ pub enum EnrolError {
     TooLong,
 }
 
-impl Dialer {
-    /// Sends `request` to the hub at `address` and waits for its reply.
-    pub async fn enrol(
-        &self,
-        address: SocketAddr,
-        expected: NodeId,
-        profile: &LinkProfile,
-        request: &[u8],
-    ) -> Result<Vec<u8>, EnrolError> {
-        if request.len() > ENROL_BYTES_MAX {
-            return Err(EnrolError::TooLong);
+/// Sends `request` to a hub that has answered, and waits for its reply.
+pub(crate) async fn exchange(called: Called, request: &[u8]) -> Result<Vec<u8>, EnrolError> {
+    let late = Err(EnrolError::Broken(End::TimedOut));
+    match called {
+        Called::Quic(connection) => {
+            let reply = tokio::time::timeout(EXCHANGE, ask(&connection, request)).await;
+            close::close(&connection, Code::Done, "");
+            reply.unwrap_or(late)
         }
-        let connection = self
-            .connect(address, expected, profile, tls::ALPN_ENROL)
-            .await?;
-        let reply = tokio::time::timeout(EXCHANGE, ask(&connection, request))
-            .await
-            .unwrap_or(Err(EnrolError::Broken(End::TimedOut)));
-        close::close(&connection, Code::Done, "");
-        reply
+        Called::Tcp(mut secured) => {
+            let reply = tokio::time::timeout(EXCHANGE, ask_by_tcp(&mut secured, request)).await;
+            secured.part(Code::Done, "").await;
+            reply.unwrap_or(late)
+        }
+    }
+}
+
+async fn ask_by_tcp(secured: &mut Secured, request: &[u8]) -> Result<Vec<u8>, EnrolError> {
+    // A hub that refuses hangs up; it has said why before.
+    let _ = secured.say(request).await;
+    match secured.hear(ENROL_BYTES_MAX).await {
+        Ok(reply) => Ok(reply),
+        Err(End::Refused(text)) => Err(EnrolError::Refused(text)),
+        Err(End::PeerFault(_)) => Err(EnrolError::TooLong),
+        Err(end) => Err(EnrolError::Broken(end)),
     }
 }
 
@@ -86,18 +92,36 @@ async fn ask(connection: &quinn::Connection, request: &[u8]) -> Result<Vec<u8>, 
 /// A box on the line that wants to enrol.
 #[derive(Debug)]
 pub struct EnrolCall {
-    connection: quinn::Connection,
+    caller: Caller,
     peer: NodeId,
-    reply: Option<SendStream>,
+}
+
+#[derive(Debug)]
+enum Caller {
+    Quic {
+        connection: quinn::Connection,
+        reply: Option<SendStream>,
+    },
+    Tcp {
+        secured: Secured,
+        /// Anybody may ask, so it counts as long as it lasts.
+        _place: Slot,
+    },
 }
 
 impl EnrolCall {
-    pub(crate) fn new(connection: quinn::Connection, peer: NodeId) -> Self {
-        Self {
-            connection,
-            peer,
-            reply: None,
-        }
+    pub(crate) fn by_quic(connection: quinn::Connection, peer: NodeId) -> Self {
+        let reply = None;
+        let caller = Caller::Quic { connection, reply };
+        Self { caller, peer }
+    }
+
+    pub(crate) fn by_tcp(secured: Secured, peer: NodeId, place: Slot) -> Self {
+        let caller = Caller::Tcp {
+            secured,
+            _place: place,
+        };
+        Self { caller, peer }
     }
 
     /// The caller's key, which it has proved to hold.
@@ -107,15 +131,27 @@ impl EnrolCall {
 
     /// Where the caller is.
     pub fn remote_address(&self) -> SocketAddr {
-        self.connection.remote_address()
+        match &self.caller {
+            Caller::Quic { connection, .. } => connection.remote_address(),
+            Caller::Tcp { secured, .. } => secured.remote,
+        }
     }
 
     /// Reads the request.
     pub async fn request(&mut self) -> Result<Vec<u8>, EnrolError> {
         let read = async {
-            let (send, mut receive) = self.connection.accept_bi().await.map_err(broken)?;
-            self.reply = Some(send);
-            read_request(&mut receive, &self.connection).await
+            match &mut self.caller {
+                Caller::Quic { connection, reply } => {
+                    let (send, mut receive) = connection.accept_bi().await.map_err(broken)?;
+                    *reply = Some(send);
+                    read_request(&mut receive, connection).await
+                }
+                Caller::Tcp { secured, .. } => match secured.hear(ENROL_BYTES_MAX).await {
+                    Ok(request) => Ok(request),
+                    Err(End::PeerFault(_)) => Err(EnrolError::TooLong),
+                    Err(end) => Err(EnrolError::Broken(end)),
+                },
+            }
         };
         tokio::time::timeout(EXCHANGE, read)
             .await
@@ -123,27 +159,45 @@ impl EnrolCall {
     }
 
     /// Sends the reply and waits until the caller has it, or is gone.
-    pub async fn answer(mut self, reply: &[u8]) -> Result<(), EnrolError> {
+    pub async fn answer(self, reply: &[u8]) -> Result<(), EnrolError> {
         if reply.len() > ENROL_BYTES_MAX {
             return Err(EnrolError::TooLong);
         }
-        let Some(mut send) = self.reply.take() else {
-            return Err(EnrolError::Broken(End::Closed));
-        };
-        if send.write_all(reply).await.is_err() || send.finish().is_err() {
-            return Err(broken(self.connection.closed().await));
-        }
         // The caller closes when it has read the reply.
-        match tokio::time::timeout(EXCHANGE, self.connection.closed()).await {
-            Ok(error) if End::from(error.clone()) == End::Done => Ok(()),
-            Ok(error) => Err(broken(error)),
+        let answered = async {
+            match self.caller {
+                Caller::Quic {
+                    connection,
+                    reply: Some(mut send),
+                } => {
+                    if send.write_all(reply).await.is_ok() {
+                        // Fails only when the connection is gone.
+                        let _ = send.finish();
+                    }
+                    connection.closed().await.into()
+                }
+                Caller::Quic { reply: None, .. } => End::Closed,
+                Caller::Tcp { mut secured, .. } => {
+                    if secured.say(reply).await.is_err() {
+                        return End::PeerStopped;
+                    }
+                    secured.hear(0).await.err().unwrap_or(End::Closed)
+                }
+            }
+        };
+        match tokio::time::timeout(EXCHANGE, answered).await {
+            Ok(End::Done) => Ok(()),
+            Ok(end) => Err(EnrolError::Broken(end)),
             Err(_) => Err(EnrolError::Broken(End::TimedOut)),
         }
     }
 
     /// Says no, in words that the technician at the box will read.
-    pub fn refuse(self, text: &str) {
-        close::close(&self.connection, Code::Refused, text);
+    pub async fn refuse(self, text: &str) {
+        match self.caller {
+            Caller::Quic { connection, .. } => close::close(&connection, Code::Refused, text),
+            Caller::Tcp { secured, .. } => secured.part(Code::Refused, text).await,
+        }
     }
 }
 

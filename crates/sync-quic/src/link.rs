@@ -11,16 +11,38 @@ use std::time::Duration;
 use identity::NodeId;
 use tokio::sync::watch;
 
-use crate::close::{self, Code, End};
+use crate::close::{Code, End};
 use crate::controller;
+use crate::line::Line;
 use crate::profile::Hint;
 
-/// What has crossed a connection, counted on the UDP layer, and how the link does.
+/// The way that a connection takes through the networks between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Road {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP, where no UDP passes.
+    Tls,
+}
+
+impl Road {
+    /// Its name in status and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// What has crossed a connection, counted on the UDP layer or on that of TLS over TCP, and how the
+/// link does. The kernel keeps to itself what TCP lost and sent again; how many segments there were
+/// is an estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// UDP payload bytes sent.
+    /// Payload bytes of UDP, or of TCP, sent.
     pub bytes_sent: u64,
-    /// UDP payload bytes received.
+    /// The same, received.
     pub bytes_received: u64,
     /// Datagrams sent.
     pub datagrams_sent: u64,
@@ -28,7 +50,7 @@ pub struct Traffic {
     pub datagrams_received: u64,
     /// Bytes of packets that were declared lost.
     pub bytes_lost: u64,
-    /// The smoothed round trip, in milliseconds.
+    /// The smoothed round trip, over TCP that of the handshake, in milliseconds; 0 when unknown.
     pub rtt_ms: u64,
     /// The rate that the link has been seen to deliver, in kbit/s; 0 until known.
     pub rate_kbits: u64,
@@ -37,23 +59,23 @@ pub struct Traffic {
 /// One connection to one proven peer. Clones are the same link; when the last one is dropped, the
 /// connection is closed.
 #[derive(Debug, Clone)]
-pub struct Link(Arc<Line>);
+pub struct Link(Arc<Held>);
 
 #[derive(Debug)]
-struct Line {
-    connection: quinn::Connection,
+struct Held {
+    line: Line,
     peer: NodeId,
     dialled: bool,
     took_over: bool,
-    /// Dropped with the line; the peer's next one waits for that.
+    /// Dropped with the link; the peer's next one waits for that.
     #[expect(dead_code, reason = "held for its drop")]
     turn: Option<watch::Sender<()>>,
 }
 
 impl Link {
-    pub(crate) fn dialled(connection: quinn::Connection, peer: NodeId) -> Self {
-        Self(Arc::new(Line {
-            connection,
+    pub(crate) fn dialled(line: Line, peer: NodeId) -> Self {
+        Self(Arc::new(Held {
+            line,
             peer,
             dialled: true,
             took_over: false,
@@ -62,13 +84,13 @@ impl Link {
     }
 
     pub(crate) fn answered(
-        connection: quinn::Connection,
+        line: Line,
         peer: NodeId,
         turn: watch::Sender<()>,
         took_over: bool,
     ) -> Self {
-        Self(Arc::new(Line {
-            connection,
+        Self(Arc::new(Held {
+            line,
             peer,
             dialled: false,
             took_over,
@@ -76,8 +98,8 @@ impl Link {
         }))
     }
 
-    pub(crate) fn connection(&self) -> &quinn::Connection {
-        &self.0.connection
+    pub(crate) fn line(&self) -> &Line {
+        &self.0.line
     }
 
     pub(crate) fn is_dialled(&self) -> bool {
@@ -89,41 +111,51 @@ impl Link {
         self.0.peer
     }
 
-    /// Whether the peer had another link when it made this one, which was closed for it. Now and
+    /// Whether the peer had another link when it made this one, which was closed for it, and had
+    /// not obviously lost it. Now and
     /// then this is a peer that lost its link; again and again it is two machines with one key.
     pub fn took_over(&self) -> bool {
         self.0.took_over
     }
 
+    /// The road that it takes.
+    pub fn road(&self) -> Road {
+        self.0.line.road()
+    }
+
     /// Where the peer is; changes when it moves to another uplink.
     pub fn remote_address(&self) -> SocketAddr {
-        self.0.connection.remote_address()
+        self.0.line.remote_address()
     }
 
     /// What has crossed so far.
     pub fn traffic(&self) -> Traffic {
-        traffic(&self.0.connection)
+        self.0.line.traffic()
     }
 
-    /// What this contact has learned of the link so far, to be given to the next one.
+    /// What this contact has learned of the link so far, to be given to the next one; over TCP that
+    /// is the kernel's business.
     pub fn hint(&self) -> Option<Hint> {
-        controller::learned(&self.0.connection)
+        match &self.0.line {
+            Line::Quic(connection) => controller::learned(connection),
+            Line::Tcp(_) => None,
+        }
     }
 
     /// Closes the connection because this program is stopping.
     pub fn close(&self) {
-        close::close(&self.0.connection, Code::Stopping, "stopping");
+        self.0.line.close(Code::Stopping, "stopping");
     }
 
     /// Waits until the connection has ended, and says why.
     pub async fn closed(&self) -> End {
-        self.0.connection.closed().await.into()
+        self.0.line.closed().await
     }
 }
 
-impl Drop for Line {
+impl Drop for Held {
     fn drop(&mut self) {
-        close::close(&self.connection, Code::Done, "");
+        self.line.close(Code::Done, "");
     }
 }
 

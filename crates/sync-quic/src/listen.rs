@@ -1,29 +1,34 @@
 //! The listening side: the hub takes calls of boxes it knows, and of boxes that want to enrol.
 //!
-//! In: connections of anyone. Out: [`Call`]s of admitted peers.
+//! In: connections of anyone, over either road. Out: [`Call`]s of admitted peers.
 //! Invariant: admission is asked on every connection, after the peer has proved its key and
 //! before a frame is read; a peer whose admission ends is cut off at [`Listener::recheck`]. One
-//! peer has one session: the newest, and it is handed on only when the older one's link was
+//! peer has one session: the newest over both roads, and it is handed on only when the older one's link was
 //! dropped, so that no disk work of an older session runs beside a newer one.
 //! May not: decide who is admitted.
 
+mod tcp;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use identity::{NodeId, NodeKey};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Incoming, ServerConfig};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::close::{self, Code};
+use crate::endpoint;
 use crate::enrol::EnrolCall;
 use crate::gate::{Gate, HANDSHAKES_MAX, Verdict};
+use crate::line::Line;
 use crate::link::Link;
 use crate::profile::LinkProfile;
-use crate::{endpoint, tls};
+use crate::tls::{self, Purpose};
 
 /// How many admitted calls may wait to be taken.
 const CALLS_WAITING_MAX: usize = 64;
@@ -63,6 +68,8 @@ pub struct Listener {
     endpoint: quinn::Endpoint,
     calls: tokio::sync::Mutex<mpsc::Receiver<Call>>,
     door: Arc<Door>,
+    /// Turns true when the listener is closed; every TLS connection holds a receiver.
+    stop: watch::Sender<bool>,
 }
 
 impl Listener {
@@ -73,13 +80,14 @@ impl Listener {
         profile: &LinkProfile,
         admission: Arc<dyn Admission>,
     ) -> io::Result<Self> {
-        let endpoint = endpoint::open(local, key, Some(Self::config(key, profile)))?;
+        let socket = UdpSocket::bind(local)?;
+        let endpoint = endpoint::open(socket, key, Some(Self::config(key, profile)))?;
         Ok(Self::on(endpoint, admission))
     }
 
     /// What QUIC needs to answer.
     pub(crate) fn config(key: &NodeKey, profile: &LinkProfile) -> ServerConfig {
-        let mut config = ServerConfig::with_crypto(Arc::new(tls::server(key)));
+        let mut config = ServerConfig::with_crypto(Arc::new(tls::quic_server(key)));
         // What idling may cost on its link only the caller knows.
         let frugal = LinkProfile {
             metered: true,
@@ -106,7 +114,30 @@ impl Listener {
             endpoint,
             calls: tokio::sync::Mutex::new(taken),
             door,
+            stop: watch::Sender::new(false),
         }
+    }
+
+    /// Takes calls by TLS over TCP as well, at `local` (port 0: any). Returns the address.
+    pub async fn bind_tls(
+        &self,
+        local: SocketAddr,
+        key: &NodeKey,
+        profile: &LinkProfile,
+    ) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(local).await?;
+        let bound = listener.local_addr()?;
+        let entrance = tcp::Entrance {
+            door: Arc::clone(&self.door),
+            acceptor: tls::tcp_server(key),
+            profile: LinkProfile {
+                metered: true,
+                ..profile.clone()
+            },
+            stop: self.stop.subscribe(),
+        };
+        tokio::spawn(tcp::answer(listener, entrance));
+        Ok(bound)
     }
 
     /// The address that was bound.
@@ -133,7 +164,7 @@ impl Listener {
             .retain(|peer, live| match self.door.admission.admit(peer) {
                 Ok(()) => true,
                 Err(Refusal(text)) => {
-                    close::close(&live.connection, Code::Refused, &text);
+                    live.line.close(Code::Refused, &text);
                     cut.push(*peer);
                     false
                 }
@@ -149,9 +180,8 @@ impl Listener {
     /// Closes all sessions, takes no more calls and waits until the peers have heard of it (3 s
     /// at most).
     pub async fn close(&self) {
-        self.endpoint.close(Code::Stopping.varint(), b"stopping");
         self.calls.lock().await.close();
-        endpoint::farewell(&self.endpoint).await;
+        endpoint::close(&self.endpoint, &self.stop).await;
     }
 }
 
@@ -164,7 +194,7 @@ struct Door {
 
 /// The newest session of a peer.
 struct Live {
-    connection: quinn::Connection,
+    line: Line,
     /// Closed when the session's link is dropped.
     turn: watch::Receiver<()>,
 }
@@ -206,17 +236,21 @@ impl Door {
             close::close(&connection, Code::PeerFault, "no ed25519 key was shown");
             return None;
         };
-        let admitted = match protocol_of(&connection).as_deref() == Some(tls::ALPN_ENROL) {
-            true => self
+        let Some(purpose) = Purpose::of_quic(protocol_of(&connection).as_deref()) else {
+            close::close(&connection, Code::PeerFault, "no protocol was agreed on");
+            return None;
+        };
+        let admitted = match purpose {
+            Purpose::Enrol => self
                 .admission
                 .admit_enrolment(&peer)
-                .map(|()| Admitted::Enrol(EnrolCall::new(connection.clone(), peer))),
-            false => self.enter(peer, &connection),
+                .map(|()| Admitted::Enrol(EnrolCall::by_quic(connection.clone(), peer))),
+            Purpose::Session => self.enter(peer, &Line::Quic(connection.clone())),
         };
         match admitted {
             Ok(admitted) => Some(admitted),
             Err(Refusal(text)) => {
-                tracing::info!(peer = %peer.short(), %remote, reason = %text, "caller refused");
+                note_refused(peer, remote, &text);
                 close::close(&connection, Code::Refused, &text);
                 None
             }
@@ -224,7 +258,7 @@ impl Door {
     }
 
     /// Admits `peer` and makes this its one live connection.
-    fn enter(&self, peer: NodeId, connection: &quinn::Connection) -> Result<Admitted, Refusal> {
+    fn enter(&self, peer: NodeId, line: &Line) -> Result<Admitted, Refusal> {
         // The lock is held over the question, so that a recheck sees either the old answer's
         // connection or asks anew: no session slips through a revocation.
         let mut live = self.live();
@@ -233,24 +267,24 @@ impl Door {
         let older = live.insert(
             peer,
             Live {
-                connection: connection.clone(),
+                line: line.clone(),
                 turn: ended,
             },
         );
+        let took_over = older.as_ref().is_some_and(|older| !older.line.is_lost());
         if let Some(older) = &older {
             let reason = "a newer connection of this unit took over";
-            close::close(&older.connection, Code::Replaced, reason);
+            older.line.close(Code::Replaced, reason);
         }
         Ok(Admitted::Session {
-            link: Link::answered(connection.clone(), peer, turn, older.is_some()),
+            link: Link::answered(line.clone(), peer, turn, took_over),
             older,
         })
     }
 
-    fn leave(&self, peer: NodeId, connection: &quinn::Connection) {
+    fn leave(&self, peer: NodeId, line: &Line) {
         let mut live = self.live();
-        let is_this = |live: &Live| live.connection.stable_id() == connection.stable_id();
-        if live.get(&peer).is_some_and(is_this) {
+        if live.get(&peer).is_some_and(|live| live.line.is(line)) {
             live.remove(&peer);
         }
     }
@@ -263,17 +297,21 @@ impl Door {
                 let _ = self.calls.send(Call::Enrol(call)).await;
             }
             Admitted::Session { link, older } => {
-                let (peer, connection) = (link.peer(), link.connection().clone());
+                let (peer, line) = (link.peer(), link.line().clone());
                 if let Some(mut older) = older {
                     // Nothing is ever sent: this waits for the older link to be dropped.
                     let _ = older.turn.changed().await;
                 }
                 let _ = self.calls.send(Call::Session(link)).await;
-                connection.closed().await;
-                self.leave(peer, &connection);
+                line.closed().await;
+                self.leave(peer, &line);
             }
         }
     }
+}
+
+fn note_refused(peer: NodeId, remote: SocketAddr, text: &str) {
+    tracing::info!(peer = %peer.short(), %remote, reason = %text, "caller refused");
 }
 
 fn protocol_of(connection: &quinn::Connection) -> Option<Vec<u8>> {

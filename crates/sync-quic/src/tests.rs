@@ -1,7 +1,10 @@
-//! The crate over loopback: two nodes in one process, real sockets.
+//! The crate over loopback: two nodes in one process, real sockets, over either road.
+
+mod by_tls;
+mod moves;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,13 +17,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use crate::line::Line;
 use crate::testing::MemoryShelf;
+use crate::tls::Purpose;
 use crate::{
-    Admission, Call, DialError, Dialer, End, Ended, EnrolError, Link, LinkProfile, Listener,
-    Refusal, run,
+    Admission, Call, DialError, Dialer, End, Ended, EnrolError, Link, LinkProfile, Listener, Local,
+    Refusal, Road, enrol, run,
 };
 
-const HERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const LOCAL: Local = Local::Source(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// Admits the units in it.
 #[derive(Default)]
@@ -46,6 +52,8 @@ struct World {
     listener: Arc<Listener>,
     dialer: Dialer,
     profile: LinkProfile,
+    road: Road,
+    address: SocketAddr,
 }
 
 impl World {
@@ -58,7 +66,8 @@ impl World {
             ..LinkProfile::default()
         };
         let listener = Listener::bind(HERE, &hub, &profile, allowed.clone()).unwrap();
-        let dialer = Dialer::bind(HERE, &unit).unwrap();
+        let dialer = Dialer::bind(&LOCAL, &unit).unwrap();
+        let address = listener.local_addr().unwrap();
         Self {
             hub,
             unit,
@@ -66,15 +75,34 @@ impl World {
             listener: Arc::new(listener),
             dialer,
             profile,
+            road: Road::Quic,
+            address,
         }
     }
 
-    async fn dial(&self) -> Link {
-        let address = self.listener.local_addr().unwrap();
-        self.dialer
-            .dial(address, self.hub.id(), &self.profile)
+    async fn by_tls() -> Self {
+        let mut world = Self::new();
+        world.address = world
+            .listener
+            .bind_tls(HERE, &world.hub, &world.profile)
             .await
-            .unwrap()
+            .unwrap();
+        world.road = Road::Tls;
+        world
+    }
+
+    /// The same world twice: its box calls over one road or the other.
+    async fn both() -> [Self; 2] {
+        [Self::new(), Self::by_tls().await]
+    }
+
+    async fn dial(&self) -> Link {
+        self.dial_with(&self.dialer).await
+    }
+
+    async fn dial_with(&self, dialer: &Dialer) -> Link {
+        let link = dialer.dial(self.road, self.address, self.hub.id(), &self.profile);
+        link.await.unwrap()
     }
 
     async fn accept(&self) -> Link {
@@ -159,6 +187,13 @@ impl Side {
     }
 }
 
+fn quic(link: &Link) -> &quinn::Connection {
+    let Line::Quic(connection) = link.line() else {
+        panic!("this link is not over QUIC");
+    };
+    connection
+}
+
 async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future)
         .await
@@ -167,76 +202,77 @@ async fn within<F: Future>(future: F) -> F::Output {
 
 #[tokio::test]
 async fn a_study_and_records_cross_both_ways_and_both_sides_part() {
-    let world = World::new();
-    let (shelf, events) = MemoryShelf::new(Duration::ZERO);
-    let manifest = shelf.study(&world.unit, "1.2.3", 12, 300_000);
-    let mut chain = Chain::resume(JournalId::own(world.unit.id()), Head::EMPTY);
-    let fact = Fact::Opened(Opened {
-        software: "test".into(),
-    });
-    for _ in 0..3 {
-        shelf.keep_record(&chain.append(&world.unit, Moment::default(), &fact).unwrap());
-    }
-    let session = world.session(&world.unit, world.hub.id(), [chain.head(), Head::EMPTY]);
-    let mut unit = Side::start(world.dial().await, session, Arc::new(shelf), events);
-    let link = within(world.accept()).await;
-    assert_eq!(link.peer(), world.unit.id());
-    let mut hub = Side::fresh(
-        link,
-        world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]),
-    );
+    for world in World::both().await {
+        let (shelf, events) = MemoryShelf::new(Duration::ZERO);
+        let manifest = shelf.study(&world.unit, "1.2.3", 12, 300_000);
+        let mut chain = Chain::resume(JournalId::own(world.unit.id()), Head::EMPTY);
+        let fact = Fact::Opened(Opened {
+            software: "test".into(),
+        });
+        for _ in 0..3 {
+            shelf.keep_record(&chain.append(&world.unit, Moment::default(), &fact).unwrap());
+        }
+        let session = world.session(&world.unit, world.hub.id(), [chain.head(), Head::EMPTY]);
+        let mut unit = Side::start(world.dial().await, session, Arc::new(shelf), events);
+        let link = within(world.accept()).await;
+        assert_eq!(link.peer(), world.unit.id());
+        let mut hub = Side::fresh(
+            link,
+            world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]),
+        );
 
-    let digest = manifest.digest();
-    let offer = Offer {
-        manifest,
-        class: Priority::Routine,
-        begun: Begun::Never,
-    };
-    unit.command(Command::Offer(Box::new(offer))).await;
-    hub.wait(|event| matches!(event, Event::Received { .. }))
+        let digest = manifest.digest();
+        let offer = Offer {
+            manifest,
+            class: Priority::Routine,
+            begun: Begun::Never,
+        };
+        unit.command(Command::Offer(Box::new(offer))).await;
+        hub.wait(|event| matches!(event, Event::Received { .. }))
+            .await;
+        let (mut delivered, mut records) = (false, false);
+        unit.wait(|event| {
+            delivered |= matches!(event, Event::Delivered { .. });
+            records |= matches!(event, Event::RecordsHeld { seq: 3, .. });
+            delivered && records
+        })
         .await;
-    let (mut delivered, mut records) = (false, false);
-    unit.wait(|event| {
-        delivered |= matches!(event, Event::Delivered { .. });
-        records |= matches!(event, Event::RecordsHeld { seq: 3, .. });
-        delivered && records
-    })
-    .await;
-    assert!(hub.shelf.is_whole(&digest));
-    assert_eq!(hub.shelf.records(&JournalId::own(world.unit.id())), 3);
-    assert_eq!(world.listener.live(), [world.unit.id()]);
+        assert!(hub.shelf.is_whole(&digest));
+        assert_eq!(hub.shelf.records(&JournalId::own(world.unit.id())), 3);
+        assert_eq!(world.listener.live(), [world.unit.id()]);
 
-    unit.command(Command::Close {
-        code: ByeCode::Done,
-        text: "window over".into(),
-    })
-    .await;
-    let (unit, hub) = (unit.ended().await, hub.ended().await);
-    assert_eq!(unit.why, End::Closed);
-    assert_eq!(hub.why, End::Done);
-    assert_eq!(unit.unfinished, []);
-    assert!(unit.traffic.bytes_sent > 12 * 300_000, "{:?}", unit.traffic);
+        unit.command(Command::Close {
+            code: ByeCode::Done,
+            text: "window over".into(),
+        })
+        .await;
+        let (unit, hub) = (unit.ended().await, hub.ended().await);
+        assert_eq!(unit.why, End::Closed);
+        assert_eq!(hub.why, End::Done);
+        assert_eq!(unit.unfinished, []);
+        assert!(unit.traffic.bytes_sent > 12 * 300_000, "{:?}", unit.traffic);
+    }
 }
 
 #[tokio::test]
 async fn a_hub_with_another_key_is_refused_and_named() {
-    let world = World::new();
-    let expected = NodeKey::generate().id();
-    let address = world.listener.local_addr().unwrap();
-    let error = world
-        .dialer
-        .dial(address, expected, &world.profile)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, DialError::WrongKey { shown, .. } if shown == world.hub.id()),
-        "{error:?}"
-    );
-    let text = error.to_string();
-    assert!(
-        text.contains(&expected.to_string()) && text.contains("nothing was sent"),
-        "{text}"
-    );
+    for world in World::both().await {
+        let expected = NodeKey::generate().id();
+        let error = world
+            .dialer
+            .dial(world.road, world.address, expected, &world.profile)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, DialError::WrongKey { shown, .. } if shown == world.hub.id()),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains(&expected.to_string()) && text.contains("nothing was sent"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -247,7 +283,7 @@ async fn nobody_there_is_said_in_time() {
     let address = silent.local_addr().unwrap();
     let error = world
         .dialer
-        .dial(address, world.hub.id(), &world.profile)
+        .dial(Road::Quic, address, world.hub.id(), &world.profile)
         .await
         .unwrap_err();
     assert!(matches!(error, DialError::NoAnswer { .. }), "{error:?}");
@@ -255,40 +291,39 @@ async fn nobody_there_is_said_in_time() {
 
 #[tokio::test]
 async fn an_unknown_box_is_told_why_it_is_refused() {
-    let world = World::new();
-    world.allowed.0.lock().unwrap().clear();
-    let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let ended = Side::fresh(world.dial().await, session).ended().await;
-    assert_eq!(
-        ended.why,
-        End::Refused("this unit is not in the fleet".into())
-    );
-    assert_eq!(world.listener.live(), []);
+    for world in World::both().await {
+        world.allowed.0.lock().unwrap().clear();
+        let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let ended = Side::fresh(world.dial().await, session).ended().await;
+        assert_eq!(
+            ended.why,
+            End::Refused("this unit is not in the fleet".into())
+        );
+        assert_eq!(world.listener.live(), []);
+    }
 }
 
 #[tokio::test]
 async fn a_revoked_box_is_cut_off_while_others_go_on() {
-    let world = World::new();
-    let other = NodeKey::generate();
-    world.allowed.0.lock().unwrap().insert(other.id());
-    let other_dialer = Dialer::bind(HERE, &other).unwrap();
-    let address = world.listener.local_addr().unwrap();
-    let other_link = other_dialer
-        .dial(address, world.hub.id(), &world.profile)
-        .await
-        .unwrap();
-    let _other_hub = within(world.accept()).await;
-    let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let unit = Side::fresh(world.dial().await, session);
-    let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
-    let hub = Side::fresh(within(world.accept()).await, hub_session);
+    for world in World::both().await {
+        let other = NodeKey::generate();
+        world.allowed.0.lock().unwrap().insert(other.id());
+        let other_dialer = Dialer::bind(&LOCAL, &other).unwrap();
+        let other_link = world.dial_with(&other_dialer).await;
+        let _other_hub = within(world.accept()).await;
+        let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let unit = Side::fresh(world.dial().await, session);
+        let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
+        let hub = Side::fresh(within(world.accept()).await, hub_session);
 
-    world.allowed.0.lock().unwrap().remove(&world.unit.id());
-    assert_eq!(world.listener.recheck(), [world.unit.id()]);
-    assert!(matches!(unit.ended().await.why, End::Refused(_)));
-    assert_eq!(hub.ended().await.why, End::Closed);
-    assert_eq!(world.listener.live(), [other.id()]);
-    assert!(other_link.connection().close_reason().is_none());
+        world.allowed.0.lock().unwrap().remove(&world.unit.id());
+        assert_eq!(world.listener.recheck(), [world.unit.id()]);
+        assert!(matches!(unit.ended().await.why, End::Refused(_)));
+        assert_eq!(hub.ended().await.why, End::Closed);
+        assert_eq!(world.listener.live(), [other.id()]);
+        let other_closed = tokio::time::timeout(Duration::from_millis(1), other_link.closed());
+        assert!(other_closed.await.is_err());
+    }
 }
 
 #[tokio::test]
@@ -303,14 +338,10 @@ async fn garbage_ends_that_connection_only_and_says_so() {
         &[0, 0, 1, 0, 1],
     ];
     for bytes in garbage {
-        let rogue = Dialer::bind(HERE, &other).unwrap();
-        let address = world.listener.local_addr().unwrap();
-        let rogue = rogue
-            .dial(address, world.hub.id(), &world.profile)
-            .await
-            .unwrap();
+        let rogue = Dialer::bind(&LOCAL, &other).unwrap();
+        let rogue = world.dial_with(&rogue).await;
         let hub_session = world.session(&world.hub, other.id(), [Head::EMPTY; 2]);
-        let (mut stream, _receive) = rogue.connection().open_bi().await.unwrap();
+        let (mut stream, _receive) = quic(&rogue).open_bi().await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream.finish().unwrap();
         let hub = Side::fresh(within(world.accept()).await, hub_session);
@@ -329,90 +360,92 @@ async fn garbage_ends_that_connection_only_and_says_so() {
 
 #[tokio::test]
 async fn what_was_durable_before_a_cut_is_not_sent_again() {
-    let world = World::new();
-    let (unit_shelf, events) = MemoryShelf::new(Duration::ZERO);
-    let unit_shelf = Arc::new(unit_shelf);
-    let (hub_shelf, hub_events) = MemoryShelf::new(Duration::from_millis(1));
-    let hub_shelf = Arc::new(hub_shelf);
-    let manifest = unit_shelf.study(&world.unit, "1.2.3", 40, 1 << 20);
-    let (digest, total) = (manifest.digest(), 40 << 20);
-    let offer = |begun| Offer {
-        manifest: manifest.clone(),
-        class: Priority::Routine,
-        begun,
-    };
+    for world in World::both().await {
+        let (unit_shelf, events) = MemoryShelf::new(Duration::ZERO);
+        let unit_shelf = Arc::new(unit_shelf);
+        let (hub_shelf, hub_events) = MemoryShelf::new(Duration::from_millis(1));
+        let hub_shelf = Arc::new(hub_shelf);
+        let manifest = unit_shelf.study(&world.unit, "1.2.3", 20, 1 << 20);
+        let (digest, total) = (manifest.digest(), 20 << 20);
+        let offer = |begun| Offer {
+            manifest: manifest.clone(),
+            class: Priority::Routine,
+            begun,
+        };
 
-    let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let unit = Side::start(world.dial().await, session, unit_shelf.clone(), events);
-    let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
-    let hub_link = within(world.accept()).await;
-    let hub = Side::start(hub_link, hub_session, hub_shelf.clone(), hub_events);
-    unit.command(Command::Offer(Box::new(offer(Begun::Never))))
-        .await;
-    within(async {
-        while hub_shelf.stored_bytes() < total / 4 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    // The box is switched off: its connection ends without a word, its memory is lost.
-    unit.running.abort();
-    drop(unit);
-
-    let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let (commands, taken) = mpsc::channel(8);
-    let running = tokio::spawn(run(world.dial().await, session, unit_shelf.clone(), taken));
-    commands
-        .send(Command::Offer(Box::new(offer(Begun::Perhaps))))
-        .await
-        .unwrap();
-    hub.ended().await;
-    let before = hub_shelf.stored_bytes();
-    let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
-    let hub_link = within(world.accept()).await;
-    let (hub_commands, hub_taken) = mpsc::channel(8);
-    let hub = tokio::spawn(run(hub_link, hub_session, hub_shelf.clone(), hub_taken));
-    within(async {
-        while !hub_shelf.is_whole(&digest) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    assert!(
-        before >= total / 4 && before < total,
-        "{before} of {total} before the cut"
-    );
-    assert_eq!(hub_shelf.stored_bytes(), total, "bytes were stored twice");
-    hub_commands
-        .send(Command::Close {
-            code: ByeCode::Done,
-            text: String::new(),
+        let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let unit = Side::start(world.dial().await, session, unit_shelf.clone(), events);
+        let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
+        let hub_link = within(world.accept()).await;
+        let hub = Side::start(hub_link, hub_session, hub_shelf.clone(), hub_events);
+        unit.command(Command::Offer(Box::new(offer(Begun::Never))))
+            .await;
+        within(async {
+            while hub_shelf.stored_bytes() < total / 4 {
+                tokio::task::yield_now().await;
+            }
         })
-        .await
-        .unwrap();
-    assert_eq!(within(running).await.unwrap().why, End::Done);
-    assert_eq!(within(hub).await.unwrap().counters.repeated_bytes, 0);
+        .await;
+        // The box is switched off: its connection ends without a word, its memory is lost.
+        unit.running.abort();
+        drop(unit);
+
+        let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let (commands, taken) = mpsc::channel(8);
+        let running = tokio::spawn(run(world.dial().await, session, unit_shelf.clone(), taken));
+        commands
+            .send(Command::Offer(Box::new(offer(Begun::Perhaps))))
+            .await
+            .unwrap();
+        hub.ended().await;
+        let before = hub_shelf.stored_bytes();
+        let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
+        let hub_link = within(world.accept()).await;
+        let (hub_commands, hub_taken) = mpsc::channel(8);
+        let hub = tokio::spawn(run(hub_link, hub_session, hub_shelf.clone(), hub_taken));
+        within(async {
+            while !hub_shelf.is_whole(&digest) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        assert!(
+            before >= total / 4 && before < total,
+            "{before} of {total} before the cut"
+        );
+        assert_eq!(hub_shelf.stored_bytes(), total, "bytes were stored twice");
+        hub_commands
+            .send(Command::Close {
+                code: ByeCode::Done,
+                text: String::new(),
+            })
+            .await
+            .unwrap();
+        assert_eq!(within(running).await.unwrap().why, End::Done);
+        assert_eq!(within(hub).await.unwrap().counters.repeated_bytes, 0);
+    }
 }
 
 #[tokio::test]
 async fn a_newer_connection_of_a_unit_takes_over() {
-    let world = World::new();
-    let session = || world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let hub_session = || world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
-    let older = Side::fresh(world.dial().await, session());
-    let older_hub_link = within(world.accept()).await;
-    assert!(!older_hub_link.took_over());
-    let older_hub = Side::fresh(older_hub_link, hub_session());
-    let mut newer = Side::fresh(world.dial().await, session());
-    let newer_hub_link = within(world.accept()).await;
-    assert!(newer_hub_link.took_over());
-    let _newer_hub = Side::fresh(newer_hub_link, hub_session());
-    assert_eq!(older.ended().await.why, End::Replaced);
-    assert_eq!(older_hub.ended().await.why, End::Closed);
-    newer
-        .wait(|event| matches!(event, Event::Greeted { .. }))
-        .await;
-    assert_eq!(world.listener.live(), [world.unit.id()]);
+    for world in World::both().await {
+        let session = || world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let hub_session = || world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
+        let older = Side::fresh(world.dial().await, session());
+        let older_hub_link = within(world.accept()).await;
+        assert!(!older_hub_link.took_over());
+        let older_hub = Side::fresh(older_hub_link, hub_session());
+        let mut newer = Side::fresh(world.dial().await, session());
+        let newer_hub_link = within(world.accept()).await;
+        assert!(newer_hub_link.took_over());
+        let _newer_hub = Side::fresh(newer_hub_link, hub_session());
+        assert_eq!(older.ended().await.why, End::Replaced);
+        assert_eq!(older_hub.ended().await.why, End::Closed);
+        newer
+            .wait(|event| matches!(event, Event::Greeted { .. }))
+            .await;
+        assert_eq!(world.listener.live(), [world.unit.id()]);
+    }
 }
 
 /// A thin link between one box and whichever hub is named: 500 datagrams a second towards the
@@ -474,7 +507,7 @@ async fn over(world: &World, path: Arc<Path>) -> (Side, Side) {
     let address = path.open().await;
     let link = world
         .dialer
-        .dial(address, world.hub.id(), &world.profile)
+        .dial(Road::Quic, address, world.hub.id(), &world.profile)
         .await
         .unwrap();
     let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
@@ -574,70 +607,78 @@ async fn a_hub_that_lost_its_memory_ends_the_old_connection_at_once() {
 
 #[tokio::test]
 async fn a_stopping_hub_says_so() {
-    let world = World::new();
-    let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let unit = Side::fresh(world.dial().await, session);
-    let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
-    let hub = Side::fresh(within(world.accept()).await, hub_session);
-    within(world.listener.close()).await;
-    assert_eq!(unit.ended().await.why, End::PeerStopped);
-    assert_eq!(hub.ended().await.why, End::Closed);
-    assert!(world.listener.accept().await.is_none());
+    for world in World::both().await {
+        let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let unit = Side::fresh(world.dial().await, session);
+        let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
+        let hub = Side::fresh(within(world.accept()).await, hub_session);
+        within(world.listener.close()).await;
+        assert_eq!(unit.ended().await.why, End::PeerStopped);
+        assert_eq!(hub.ended().await.why, End::Closed);
+        assert!(world.listener.accept().await.is_none());
+    }
 }
 
 #[tokio::test]
 async fn a_chunk_with_a_flipped_bit_is_found_and_the_connection_survives() {
-    let world = World::new();
-    let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
-    let mut unit = Side::fresh(world.dial().await, session);
-    let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
-    let mut hub = Side::fresh(within(world.accept()).await, hub_session);
-    let manifest = unit.shelf.study(&world.unit, "1.2.3", 3, 100_000);
-    let chunk = manifest.manifest().chunks().nth(1).unwrap().digest;
-    unit.shelf.spoil(&chunk);
-    let digest = manifest.digest();
-    let offer = Offer {
-        manifest,
-        class: Priority::Routine,
-        begun: Begun::Never,
-    };
-    unit.command(Command::Offer(Box::new(offer))).await;
-    unit.wait(|event| matches!(event, Event::ChunkDamaged { chunk: 1, .. }))
-        .await;
-    unit.shelf.spoil(&chunk);
-    hub.wait(|event| matches!(event, Event::Received { .. }))
-        .await;
-    assert!(hub.shelf.is_whole(&digest));
+    for world in World::both().await {
+        let session = world.session(&world.unit, world.hub.id(), [Head::EMPTY; 2]);
+        let mut unit = Side::fresh(world.dial().await, session);
+        let hub_session = world.session(&world.hub, world.unit.id(), [Head::EMPTY; 2]);
+        let mut hub = Side::fresh(within(world.accept()).await, hub_session);
+        let manifest = unit.shelf.study(&world.unit, "1.2.3", 3, 100_000);
+        let chunk = manifest.manifest().chunks().nth(1).unwrap().digest;
+        unit.shelf.spoil(&chunk);
+        let digest = manifest.digest();
+        let offer = Offer {
+            manifest,
+            class: Priority::Routine,
+            begun: Begun::Never,
+        };
+        unit.command(Command::Offer(Box::new(offer))).await;
+        unit.wait(|event| matches!(event, Event::ChunkDamaged { chunk: 1, .. }))
+            .await;
+        unit.shelf.spoil(&chunk);
+        hub.wait(|event| matches!(event, Event::Received { .. }))
+            .await;
+        assert!(hub.shelf.is_whole(&digest));
+    }
 }
 
 #[tokio::test]
 async fn enrolment_is_one_request_and_one_reply() {
-    let world = World::new();
-    let stranger = NodeKey::generate();
-    let dialer = Dialer::bind(HERE, &stranger).unwrap();
-    let address = world.listener.local_addr().unwrap();
-    let hub = async {
-        for _ in 0..2 {
-            let Some(Call::Enrol(mut call)) = world.listener.accept().await else {
-                panic!("an enrolment was expected");
-            };
-            assert_eq!(call.peer(), stranger.id());
-            match call.request().await.unwrap().as_slice() {
-                b"please" => call.answer(b"granted").await.unwrap(),
-                _ => call.refuse("this voucher was redeemed by another box"),
+    for world in World::both().await {
+        let stranger = NodeKey::generate();
+        let dialer = Dialer::bind(&LOCAL, &stranger).unwrap();
+        let hub = async {
+            for _ in 0..2 {
+                let Some(Call::Enrol(mut call)) = world.listener.accept().await else {
+                    panic!("an enrolment was expected");
+                };
+                assert_eq!(call.peer(), stranger.id());
+                match call.request().await.unwrap().as_slice() {
+                    b"please" => call.answer(b"granted").await.unwrap(),
+                    _ => {
+                        call.refuse("this voucher was redeemed by another box")
+                            .await
+                    }
+                }
             }
-        }
-    };
-    let unit = async {
-        let ask = |request| dialer.enrol(address, world.hub.id(), &world.profile, request);
-        assert_eq!(ask(b"please").await.unwrap(), b"granted");
-        let refused = ask(b"again").await.unwrap_err();
-        assert!(
-            matches!(&refused, EnrolError::Refused(text) if text.contains("another box")),
-            "{refused:?}"
-        );
-        let long = vec![0; crate::ENROL_BYTES_MAX + 1];
-        assert!(matches!(ask(&long).await, Err(EnrolError::TooLong)));
-    };
-    within(async { tokio::join!(hub, unit) }).await;
+        };
+        let unit = async {
+            let ask = async |request: &[u8]| {
+                let (road, hub) = (world.road, world.hub.id());
+                let called =
+                    dialer.connect(road, world.address, hub, &world.profile, Purpose::Enrol);
+                enrol::exchange(called.await?, request).await
+            };
+            assert_eq!(ask(b"please".as_slice()).await.unwrap(), b"granted");
+            let refused = ask(b"again".as_slice()).await.unwrap_err();
+            assert!(
+                matches!(&refused, EnrolError::Refused(text) if text.contains("another box")),
+                "{refused:?}"
+            );
+        };
+        within(Box::pin(async { tokio::join!(hub, unit) })).await;
+    }
 }

@@ -21,11 +21,46 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
     SignatureAlgorithm, SignatureScheme,
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// The protocol of a session.
-pub(crate) const ALPN_SESSION: &[u8] = b"chasqui/1";
-/// The protocol of an enrolment.
-pub(crate) const ALPN_ENROL: &[u8] = b"chasqui-enrol/1";
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A session.
+    Session,
+    /// An enrolment.
+    Enrol,
+}
+
+impl Purpose {
+    const ALL: [Self; 2] = [Self::Session, Self::Enrol];
+
+    /// Its name in the handshake of QUIC (RFC 7301).
+    fn alpn_quic(self) -> &'static [u8] {
+        match self {
+            Self::Session => b"chasqui/1",
+            Self::Enrol => b"chasqui-enrol/1",
+        }
+    }
+
+    /// Its name in the handshake of TLS over TCP, where frames are laid out differently.
+    fn alpn_tcp(self) -> &'static [u8] {
+        match self {
+            Self::Session => b"chasqui-tcp/1",
+            Self::Enrol => b"chasqui-enrol-tcp/1",
+        }
+    }
+
+    /// What the handshake of a QUIC connection was for.
+    pub(crate) fn of_quic(alpn: Option<&[u8]>) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| alpn == Some(p.alpn_quic()))
+    }
+
+    /// What the handshake over TCP was for.
+    pub(crate) fn of_tcp(alpn: Option<&[u8]>) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| alpn == Some(p.alpn_tcp()))
+    }
+}
 
 /// The key that a peer has shown, kept aside so that a refusal can name it.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +77,39 @@ impl Shown {
     }
 }
 
-/// The dialling side: proves `key`, accepts nobody but `expected`.
-pub(crate) fn client(key: &NodeKey, expected: NodeId, alpn: &[u8]) -> (QuicClientConfig, Shown) {
+/// The dialling side over QUIC: proves `key`, accepts nobody but `expected`.
+pub(crate) fn quic_client(
+    key: &NodeKey,
+    expected: NodeId,
+    purpose: Purpose,
+) -> (QuicClientConfig, Shown) {
+    let (config, shown) = client(key, expected, purpose.alpn_quic());
+    let config = QuicClientConfig::try_from(config);
+    (config.expect("ring has the initial cipher suite"), shown)
+}
+
+/// The dialling side over TCP.
+pub(crate) fn tcp_client(
+    key: &NodeKey,
+    expected: NodeId,
+    purpose: Purpose,
+) -> (TlsConnector, Shown) {
+    let (config, shown) = client(key, expected, purpose.alpn_tcp());
+    (Arc::new(config).into(), shown)
+}
+
+/// The listening side over QUIC: proves `key`, takes any peer that proves an ed25519 key of its own.
+pub(crate) fn quic_server(key: &NodeKey) -> QuicServerConfig {
+    let config = server(key, Purpose::alpn_quic);
+    QuicServerConfig::try_from(config).expect("ring has the initial cipher suite")
+}
+
+/// The listening side over TCP.
+pub(crate) fn tcp_server(key: &NodeKey) -> TlsAcceptor {
+    Arc::new(server(key, Purpose::alpn_tcp)).into()
+}
+
+fn client(key: &NodeKey, expected: NodeId, alpn: &[u8]) -> (rustls::ClientConfig, Shown) {
     let shown = Shown::default();
     let verifier = Pinned {
         expected,
@@ -60,14 +126,10 @@ pub(crate) fn client(key: &NodeKey, expected: NodeId, alpn: &[u8]) -> (QuicClien
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
-    (
-        QuicClientConfig::try_from(config).expect("ring has the initial cipher suite"),
-        shown,
-    )
+    (config, shown)
 }
 
-/// The listening side: proves `key`, takes any peer that proves an ed25519 key of its own.
-pub(crate) fn server(key: &NodeKey) -> QuicServerConfig {
+fn server(key: &NodeKey, alpn: fn(Purpose) -> &'static [u8]) -> rustls::ServerConfig {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has TLS 1.3")
@@ -75,9 +137,9 @@ pub(crate) fn server(key: &NodeKey) -> QuicServerConfig {
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified(
             key,
         ))));
-    config.alpn_protocols = vec![ALPN_SESSION.to_vec(), ALPN_ENROL.to_vec()];
+    config.alpn_protocols = Purpose::ALL.map(|purpose| alpn(purpose).to_vec()).into();
     config.send_tls13_tickets = 0;
-    QuicServerConfig::try_from(config).expect("ring has the initial cipher suite")
+    config
 }
 
 /// Reads the node id out of what quinn says of the peer.
@@ -86,6 +148,11 @@ pub(crate) fn peer_of(connection: &quinn::Connection) -> Option<NodeId> {
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
         .ok()?;
+    peer_among(&keys)
+}
+
+/// Reads the node id out of the keys that a peer has shown.
+pub(crate) fn peer_among(keys: &[CertificateDer<'_>]) -> Option<NodeId> {
     node_of(keys.first()?)
 }
 

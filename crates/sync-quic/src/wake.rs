@@ -9,7 +9,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ const PROBES_APART: Duration = Duration::from_millis(3);
 
 /// What the driver of a connection and its controller tell each other.
 #[derive(Debug)]
-struct Pulse {
+pub(crate) struct Pulse {
     epoch: Instant,
     /// When something was last acknowledged, in microseconds since the epoch; 0 until then.
     acked_us: AtomicU64,
@@ -50,6 +50,8 @@ struct Pulse {
     probes: AtomicU64,
     /// The round trip of the moment in microseconds; 0 until known.
     rtt_us: AtomicU64,
+    /// The connection moved to another uplink, of which nothing is known.
+    moved: AtomicBool,
 }
 
 impl Pulse {
@@ -62,7 +64,20 @@ impl Pulse {
             window: AtomicU64::default(),
             probes: AtomicU64::default(),
             rtt_us: AtomicU64::default(),
+            moved: AtomicBool::default(),
         }
+    }
+
+    /// Says that the connection leaves by another uplink from here on.
+    pub(crate) fn moved(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something is in flight, and when something was last acknowledged: if the one is and
+    /// the other stays, the peer does not hear us, whatever we hear of it.
+    pub(crate) fn standing(&self) -> (bool, u64) {
+        let in_flight = self.in_flight.load(Ordering::Relaxed) > 0;
+        (in_flight, self.acked_us.load(Ordering::Relaxed))
     }
 
     fn seen(&self, rtt: Duration) -> Seen {
@@ -90,6 +105,8 @@ impl ControllerFactory for WakefulConfig {
         let inner = Arc::clone(&self.0).build(now, mtu);
         Box::new(Wakeful {
             inner,
+            factory: Arc::clone(&self.0),
+            moved_at: None,
             datagram: mtu.into(),
             pulse: Arc::new(Pulse::new(now)),
             recent: Recent::default(),
@@ -101,6 +118,10 @@ impl ControllerFactory for WakefulConfig {
 /// A controller that lets probes pass.
 pub(crate) struct Wakeful {
     inner: Box<dyn Controller>,
+    /// Makes another one for another uplink.
+    factory: Arc<dyn ControllerFactory + Send + Sync>,
+    /// What was sent before says nothing of this uplink.
+    moved_at: Option<Instant>,
     datagram: u64,
     pulse: Arc<Pulse>,
     recent: Recent,
@@ -111,6 +132,23 @@ pub(crate) struct Wakeful {
 impl Wakeful {
     pub(crate) fn into_inner(self) -> Box<dyn Controller> {
         self.inner
+    }
+
+    /// Begins anew when the connection has moved to another uplink.
+    fn begin_anew_if_moved(&mut self, now: Instant) {
+        if self.pulse.moved.swap(false, Ordering::Relaxed) {
+            let mtu = u16::try_from(self.datagram).unwrap_or(u16::MAX);
+            self.inner = Arc::clone(&self.factory).build(now, mtu);
+            self.recent = Recent::default();
+            self.moved_at = Some(now);
+            self.pulse.window.store(0, Ordering::Relaxed);
+            self.pulse.rtt_us.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a packet left by the uplink of now.
+    fn is_of_this_uplink(&self, sent: Instant) -> bool {
+        self.moved_at.is_none_or(|moved_at| sent >= moved_at)
     }
 
     /// The window that makes quinn's pacer send `window` per round trip of the moment. quinn sends
@@ -128,6 +166,7 @@ impl Wakeful {
 
 impl Controller for Wakeful {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.begin_anew_if_moved(now);
         self.pulse.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.pulse.probes.store(0, Ordering::Relaxed);
         self.inner.on_sent(now, bytes, last_packet_number);
@@ -143,9 +182,11 @@ impl Controller for Wakeful {
     ) {
         let since = micros(sent.saturating_duration_since(self.pulse.epoch));
         self.pulse.acked_sent_us.fetch_max(since, Ordering::Relaxed);
-        self.recent.acked(sent);
         self.smoothed = rtt.get();
-        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        if self.is_of_this_uplink(sent) {
+            self.recent.acked(sent);
+            self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        }
     }
 
     fn on_end_acks(
@@ -182,8 +223,10 @@ impl Controller for Wakeful {
             .load(Ordering::Relaxed)
             .saturating_sub(lost_bytes);
         self.pulse.in_flight.store(left, Ordering::Relaxed);
-        self.inner
-            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        if self.is_of_this_uplink(sent) {
+            self.inner
+                .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -212,6 +255,8 @@ impl Controller for Wakeful {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
+            factory: Arc::clone(&self.factory),
+            moved_at: self.moved_at,
             datagram: self.datagram,
             pulse: Arc::clone(&self.pulse),
             recent: self.recent.clone(),
@@ -340,7 +385,7 @@ impl Shared {
 }
 
 /// What the controller of a connection shares with its driver.
-fn pulse_of(connection: &quinn::Connection) -> Arc<Pulse> {
+pub(crate) fn pulse_of(connection: &quinn::Connection) -> Arc<Pulse> {
     let wakeful = connection
         .congestion_state()
         .into_any()
@@ -397,5 +442,32 @@ mod tests {
             window,
             "what may be in flight is the same as ever"
         );
+    }
+
+    #[test]
+    fn another_uplink_begins_anew_and_what_left_before_says_nothing_of_it() {
+        let now = Instant::now();
+        let factory = Arc::new(WakefulConfig(Arc::new(NewRenoConfig::default())));
+        let mut wakeful = factory
+            .build(now, 1200)
+            .into_any()
+            .downcast::<Wakeful>()
+            .unwrap();
+        let fresh = wakeful.window();
+        let lose = |wakeful: &mut Wakeful, sent| {
+            wakeful.on_congestion_event(sent, sent, false, 1200);
+            wakeful.window()
+        };
+        let [first, second, third] = [1, 2, 3].map(|s| now + Duration::from_secs(s));
+        assert!(lose(&mut wakeful, first) < fresh);
+        wakeful.pulse.moved();
+        wakeful.on_sent(second, 1200, 1);
+        assert_eq!(wakeful.window(), fresh);
+        assert_eq!(
+            lose(&mut wakeful, first),
+            fresh,
+            "that was the uplink before"
+        );
+        assert!(lose(&mut wakeful, third) < fresh);
     }
 }

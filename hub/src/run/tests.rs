@@ -12,7 +12,8 @@ use sealing::open_with;
 use study::{Digest, Priority, StudyUid};
 use sync_proto::{Begun, Command, CommandError, Config as SessionConfig, Event, Offer, Session};
 use sync_quic::{
-    Arrival, Dialer, End, Ended, Found, Kept, Piece, Shelf, ShelfError, Taken, run as drive,
+    Arrival, Dialer, End, Ended, Found, HubAddress, Kept, Local, Piece, Road, Roads, RoadsConfig,
+    Shelf, ShelfError, Taken, run as drive,
 };
 use tokio::sync::mpsc;
 
@@ -128,10 +129,10 @@ async fn call(
     shelf: Arc<BoxShelf>,
     offered: Option<(&Revision, Begun)>,
 ) -> (mpsc::Sender<Command>, tokio::task::JoinHandle<Ended>) {
-    let dialer = Dialer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), unit).unwrap();
+    let dialer = Dialer::bind(&Local::Source(Ipv4Addr::LOCALHOST.into()), unit).unwrap();
     let address = line.listener.local_addr().unwrap();
     let link = dialer
-        .dial(address, line.hub, &LinkProfile::default())
+        .dial(Road::Quic, address, line.hub, &LinkProfile::default())
         .await
         .unwrap();
     let stream = JournalId {
@@ -269,11 +270,14 @@ async fn an_unknown_box_is_told_why_and_can_enrol() {
         "{}",
         ended.why
     );
-    let dialer = Dialer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &unit).unwrap();
+    let roads = Roads::bind(&RoadsConfig::default(), &unit).unwrap();
     let request = EnrolRequest::sign(&voucher, &unit, &store_key(), 0);
-    let address = line.listener.local_addr().unwrap();
-    let reply = dialer
-        .enrol(address, line.hub, &LinkProfile::default(), &request)
+    let hub = HubAddress {
+        address: line.listener.local_addr().unwrap(),
+        key: line.hub,
+    };
+    let reply = roads
+        .enrol(hub, &LinkProfile::default(), &request)
         .await
         .unwrap();
     assert!(matches!(

@@ -14,7 +14,10 @@ use tokio::time::Instant;
 
 use super::Air;
 use crate::testing::MemoryShelf;
-use crate::{Admission, Call, Dialer, Ended, Link, LinkProfile, Listener, Refusal, endpoint, run};
+use crate::{
+    Admission, Call, Dialer, Ended, Link, LinkProfile, Listener, Local, Refusal, Road, endpoint,
+    run,
+};
 
 /// What a sync of the hub's disk takes.
 const SYNC: Duration = Duration::from_millis(10);
@@ -102,8 +105,11 @@ impl Unit {
     pub(super) async fn call(air: &Arc<Air>, number: u16, hub: &Hub, link: &LinkProfile) -> Self {
         let key = NodeKey::generate();
         let endpoint = endpoint::over(air.unit(number), &key, None).unwrap();
-        let dialer = Dialer::on(endpoint, &key);
-        let line = dialer.dial(super::HUB, hub.key.id(), link).await.unwrap();
+        let dialer = Dialer::on(endpoint, &Local::Any, &key);
+        let line = dialer
+            .dial(Road::Quic, super::HUB, hub.key.id(), link)
+            .await;
+        let line = line.unwrap();
         let (shelf, events) = MemoryShelf::new(Duration::ZERO);
         let shelf = Arc::new(shelf);
         let (commands, taken) = mpsc::channel(4);

@@ -1,4 +1,4 @@
-//! Drives one session over one link until either ends.
+//! Drives one session over one link until either ends, whichever road the link takes.
 //!
 //! In: a link, a session machine, the node's shelf, commands. Out: why it ended and what is left.
 //! Invariant: the machine is told of a store only after the shelf said that it is durable; when
@@ -27,6 +27,7 @@ use self::disk::{Order, ToLoad, ToStore};
 use self::read::Kind;
 use self::send::{Job, ToSend};
 use crate::close::{self, Code, End};
+use crate::line::{LaneReceiver, LaneSender, Line};
 use crate::link::{Link, Traffic};
 use crate::shelf::{Arrival, Piece, Shelf, ShelfError};
 use crate::wake::Waker;
@@ -49,7 +50,7 @@ pub struct Ended {
     pub unfinished: Vec<Unfinished>,
     /// What the session has counted.
     pub counters: Counters,
-    /// What crossed on the UDP layer.
+    /// What crossed.
     pub traffic: Traffic,
 }
 
@@ -98,15 +99,15 @@ pub async fn run<S: Shelf>(
 }
 
 /// Opens the control lane, or waits for the peer to do so.
-async fn open(link: &Link) -> Result<(quinn::SendStream, quinn::RecvStream), End> {
+async fn open(link: &Link) -> Result<(LaneSender, LaneReceiver), End> {
     if link.is_dialled() {
-        return link.connection().open_bi().await.map_err(End::from);
+        return link.line().open_control().await;
     }
-    match tokio::time::timeout(OPENING, link.connection().accept_bi()).await {
-        Ok(opened) => opened.map_err(End::from),
+    match tokio::time::timeout(OPENING, link.line().accept_control()).await {
+        Ok(opened) => opened,
         Err(_) => {
             let text = "the peer opened no control lane";
-            close::close(link.connection(), Code::PeerFault, text);
+            link.line().close(Code::PeerFault, text);
             Err(End::PeerFault(text.into()))
         }
     }
@@ -118,7 +119,8 @@ struct Driver<'a, S> {
     session: &'a mut Session,
     shelf: Arc<S>,
     epoch: Instant,
-    waker: Waker,
+    /// None over TCP, whose probes are the kernel's.
+    waker: Option<Waker>,
     sends: mpsc::UnboundedSender<ToSend>,
     control: Option<mpsc::UnboundedSender<Frame>>,
     control_task: JoinHandle<()>,
@@ -142,8 +144,8 @@ impl<'a, S: Shelf> Driver<'a, S> {
         link: &'a Link,
         session: &'a mut Session,
         shelf: Arc<S>,
-        send: quinn::SendStream,
-        receive: quinn::RecvStream,
+        send: LaneSender,
+        receive: LaneReceiver,
     ) -> Self {
         let epoch = Instant::now();
         let (done_sender, done) = mpsc::unbounded_channel();
@@ -159,17 +161,22 @@ impl<'a, S: Shelf> Driver<'a, S> {
             store_orders,
             done_sender.clone(),
         ));
-        let waker = Waker::new(link.connection().clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(waker.clone().watch());
+        let waker = match link.line() {
+            Line::Quic(connection) => {
+                let waker = Waker::new(connection.clone());
+                tasks.spawn(waker.clone().watch());
+                Some(waker)
+            }
+            Line::Tcp(_) => None,
+        };
         tasks.spawn(disk::load(
             Arc::clone(&shelf),
             load_orders,
             done_sender.clone(),
         ));
-        let connection = link.connection().clone();
         tasks.spawn(send::items(
-            connection,
+            link.line().clone(),
             Arc::clone(&shelf),
             send_orders,
             done_sender.clone(),
@@ -180,11 +187,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
             frames_sender,
             done_sender.clone(),
         ));
-        tasks.spawn(read::items(
-            link.connection().clone(),
-            data_sender,
-            done_sender,
-        ));
+        tasks.spawn(read::items(link.line().clone(), data_sender, done_sender));
         Self {
             link,
             session,
@@ -210,7 +213,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
     async fn drive(&mut self, mut commands: mpsc::Receiver<Command>) -> End {
         let mut commanded = true;
         let greet_by = Some(Instant::now() + GREETING);
-        let connection = self.link.connection().clone();
+        let line = self.link.line().clone();
         loop {
             self.carry_out();
             self.note_repeated();
@@ -234,10 +237,10 @@ impl<'a, S: Shelf> Driver<'a, S> {
                     Ok(())
                 }
                 () = at(greet_by), if !self.heard_any => {
-                    close::close(&connection, Code::Trouble, "no greeting came");
+                    line.close(Code::Trouble, "no greeting came");
                     return End::TimedOut;
                 }
-                error = connection.closed() => return error.into(),
+                why = line.closed() => return why,
             };
             if let Err(why) = outcome {
                 return self.shut(why);
@@ -257,7 +260,9 @@ impl<'a, S: Shelf> Driver<'a, S> {
 
     fn frame(&mut self, frame: Frame) -> Result<(), End> {
         self.heard_any = true;
-        self.waker.stir();
+        if let Some(waker) = &self.waker {
+            waker.stir();
+        }
         let name = frame.name();
         tracing::trace!(frame = name, "frame received");
         self.session.handle_frame(self.now(), frame).map_err(fault)
@@ -277,8 +282,10 @@ impl<'a, S: Shelf> Driver<'a, S> {
         match done {
             Done::Sent(lane) => {
                 self.session.handle_sent(now, lane);
-                self.waker.keep_send_window();
-                self.waker.stir();
+                if let Some(waker) = &self.waker {
+                    waker.keep_send_window();
+                    waker.stir();
+                }
             }
             Done::Unreadable(item, piece, error) => {
                 tracing::warn!(manifest = %piece.manifest, chunk = piece.chunk, %error, "not read");
@@ -432,9 +439,9 @@ impl<'a, S: Shelf> Driver<'a, S> {
 
     /// Ends a session in which a goodbye was said.
     async fn part(&mut self) -> End {
-        let connection = self.link.connection();
+        let line = self.link.line();
         if let Some((code, text)) = self.heard.take() {
-            close::close(connection, Code::Done, "");
+            line.close(Code::Done, "");
             return match code {
                 ByeCode::Done => End::Done,
                 ByeCode::PeerFault => End::Blamed(text),
@@ -445,23 +452,23 @@ impl<'a, S: Shelf> Driver<'a, S> {
         let arrived = tokio::time::timeout(GOODBYE, async {
             tokio::select! {
                 _ = &mut self.control_task => {}
-                _ = connection.closed() => {}
+                _ = line.closed() => {}
             }
         });
         if arrived.await.is_err() {
             tracing::debug!("the goodbye was not acknowledged");
         }
-        close::close(connection, Code::Done, "");
+        line.close(Code::Done, "");
         End::Closed
     }
 
     /// Ends the connection because of something that went wrong on either side.
     fn shut(&mut self, why: End) -> End {
-        let connection = self.link.connection();
+        let line = self.link.line();
         match &why {
-            End::PeerFault(text) => close::close(connection, Code::PeerFault, text),
+            End::PeerFault(text) => line.close(Code::PeerFault, text),
             // The words may name files; they are for our own log.
-            End::Trouble(_) => close::close(connection, Code::Trouble, "trouble at this end"),
+            End::Trouble(_) => line.close(Code::Trouble, "trouble at this end"),
             End::Done
             | End::Refused(_)
             | End::Blamed(_)
@@ -470,7 +477,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
             | End::TimedOut
             | End::PeerTrouble(_)
             | End::Closed
-            | End::Broken(_) => close::close(connection, Code::Done, ""),
+            | End::Broken(_) => line.close(Code::Done, ""),
         }
         why
     }
@@ -483,9 +490,8 @@ impl<'a, S: Shelf> Driver<'a, S> {
                 return self.shut(End::PeerFault(text));
             }
         }
-        let closed = self.link.connection().closed();
-        match tokio::time::timeout(GOODBYE, closed).await {
-            Ok(error) => error.into(),
+        match tokio::time::timeout(GOODBYE, self.link.line().closed()).await {
+            Ok(why) => why,
             Err(_) => self.shut(End::PeerFault("the peer ended its control lane".into())),
         }
     }
@@ -508,7 +514,7 @@ impl<'a, S: Shelf> Driver<'a, S> {
 }
 
 fn fault(fault: PeerFault) -> End {
-    End::PeerFault(wire::chain(&fault))
+    End::PeerFault(close::chain(&fault))
 }
 
 async fn at(instant: Option<Instant>) {

@@ -1,17 +1,17 @@
 //! The receiving side of lanes: tasks that turn streams into frames.
 //!
-//! In: streams of the peer. Out: frames, one at a time, to a channel that is nearly always empty.
+//! In: lanes of the peer. Out: frames, one at a time, to a channel that is nearly always empty.
 //! Invariant: a frame comes out only on the kind of lane where it belongs; when nobody takes
-//! frames, QUIC's flow control holds the peer up.
+//! frames, the transport's flow control holds the peer up.
 //! May not: buffer.
 
-use quinn::{Connection, RecvStream};
 use sync_proto::Frame;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Done;
 use super::wire::{self, ReadEnd};
+use crate::line::{LaneReceiver, Line};
 
 /// What a lane carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,26 +24,26 @@ pub(super) enum Kind {
 
 /// Reads all item lanes, each in a task of its own, until the connection ends.
 pub(super) async fn items(
-    connection: Connection,
+    line: Line,
     frames: mpsc::Sender<Frame>,
     done: mpsc::UnboundedSender<Done>,
 ) {
     let mut lanes = JoinSet::new();
-    while let Ok(stream) = connection.accept_uni().await {
-        lanes.spawn(lane(stream, Kind::Item, frames.clone(), done.clone()));
+    while let Some(receive) = line.accept_item().await {
+        lanes.spawn(lane(receive, Kind::Item, frames.clone(), done.clone()));
         while lanes.try_join_next().is_some() {}
     }
 }
 
 /// Reads one lane until it ends.
 pub(super) async fn lane(
-    mut stream: RecvStream,
+    mut receive: LaneReceiver,
     kind: Kind,
     frames: mpsc::Sender<Frame>,
     done: mpsc::UnboundedSender<Done>,
 ) {
     loop {
-        let fault = match wire::read(&mut stream).await {
+        let fault = match wire::read(&mut receive).await {
             Ok(frame) if frame.is_of_item_lane() == (kind == Kind::Item) => {
                 if frames.send(frame).await.is_err() {
                     return;

@@ -10,12 +10,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use quinn::{Connection, SendStream, WriteError};
+use bytes::Bytes;
 use study::Priority;
 use sync_proto::{Frame, Lane};
 use tokio::sync::mpsc;
 
 use super::{Done, wire};
+use crate::line::{LaneError, LaneSender, Line};
 use crate::shelf::{Piece, Shelf, ShelfError};
 
 /// The control lane's priority on the wire, over all classes.
@@ -23,20 +24,21 @@ const CONTROL: i32 = 10;
 
 /// Runs the control lane until `frames` is dropped and everything is acknowledged.
 pub(super) async fn control(
-    mut stream: SendStream,
+    mut lane: LaneSender,
     mut frames: mpsc::UnboundedReceiver<Frame>,
     done: mpsc::UnboundedSender<Done>,
 ) {
-    // Fails only when the connection is gone, which the driver hears of.
-    let _ = stream.set_priority(CONTROL);
+    lane.set_priority(CONTROL);
     while let Some(frame) = frames.recv().await {
-        if let Err(error) = stream.write_all(&wire::encode(&frame)).await {
-            return give_up(&error, &done);
+        let mut bytes = wire::encode(&frame);
+        while !bytes.is_empty() {
+            if let Err(error) = lane.write(&mut bytes).await {
+                return give_up(&error, &done);
+            }
         }
         let _ = done.send(Done::Sent(Lane::Control));
     }
-    let _ = stream.finish();
-    let _ = stream.stopped().await;
+    lane.finish().await;
 }
 
 /// An order to the task of all item lanes.
@@ -63,7 +65,7 @@ pub(super) enum Job {
 
 /// Runs the item lanes until `orders` is dropped or the connection ends.
 pub(super) async fn items<S: Shelf>(
-    connection: Connection,
+    line: Line,
     shelf: Arc<S>,
     mut orders: mpsc::UnboundedReceiver<ToSend>,
     done: mpsc::UnboundedSender<Done>,
@@ -83,7 +85,7 @@ pub(super) async fn items<S: Shelf>(
         let Some(lane) = lanes.0.get_mut(&item) else {
             continue;
         };
-        match lane.prepare(item, &connection, &*shelf).await {
+        match lane.prepare(item, &line, &*shelf).await {
             Prepared::Ready => {}
             Prepared::Finished => {
                 lanes.0.remove(&item);
@@ -114,10 +116,10 @@ struct Lanes(BTreeMap<u32, ItemLane>);
 /// One item's lane.
 struct ItemLane {
     class: Priority,
-    stream: Option<SendStream>,
+    sender: Option<LaneSender>,
     jobs: VecDeque<Job>,
-    /// The encoded frame that is being written, and how far it has come.
-    writing: Option<(Vec<u8>, usize)>,
+    /// What is left of the encoded frame that is being written.
+    writing: Bytes,
 }
 
 impl Lanes {
@@ -163,40 +165,34 @@ impl ItemLane {
     fn new(class: Priority) -> Self {
         Self {
             class,
-            stream: None,
+            sender: None,
             jobs: VecDeque::new(),
-            writing: None,
+            writing: Bytes::new(),
         }
     }
 
     fn is_busy(&self) -> bool {
-        self.writing.is_some() || !self.jobs.is_empty()
+        !self.writing.is_empty() || !self.jobs.is_empty()
     }
 
     fn set_class(&mut self, class: Priority) {
         self.class = class;
-        if let Some(stream) = &self.stream {
-            // Fails only when the connection is gone, which the next write finds.
-            let _ = stream.set_priority(priority(class));
+        if let Some(sender) = &self.sender {
+            sender.set_priority(priority(class));
         }
     }
 
     /// Turns the next job into bytes to write, unless some are left of the one before.
-    async fn prepare<S: Shelf>(
-        &mut self,
-        item: u32,
-        connection: &Connection,
-        shelf: &S,
-    ) -> Prepared {
-        if self.writing.is_some() {
+    async fn prepare<S: Shelf>(&mut self, item: u32, line: &Line, shelf: &S) -> Prepared {
+        if !self.writing.is_empty() {
             return Prepared::Ready;
         }
-        if self.stream.is_none() {
-            let Ok(stream) = connection.open_uni().await else {
+        if self.sender.is_none() {
+            let Some(sender) = line.open_item().await else {
                 return Prepared::Gone;
             };
-            let _ = stream.set_priority(priority(self.class));
-            self.stream = Some(stream);
+            sender.set_priority(priority(self.class));
+            self.sender = Some(sender);
         }
         let frame = match self.jobs.pop_front() {
             Some(Job::Frame(frame)) => frame,
@@ -212,35 +208,31 @@ impl ItemLane {
                 }
                 Err(error) => return Prepared::Unreadable(piece, error),
             },
-            // Dropping the stream finishes it.
+            // Dropping the sender finishes the lane.
             Some(Job::Finish) | None => return Prepared::Finished,
         };
-        self.writing = Some((wire::encode(&frame), 0));
+        self.writing = wire::encode(&frame);
         Prepared::Ready
     }
 
     /// Writes as much as there is room for; whether the frame is complete with it. To cancel this
     /// loses nothing.
-    async fn write(&mut self) -> Result<bool, WriteError> {
-        let (Some(stream), Some((bytes, at))) = (&mut self.stream, &mut self.writing) else {
+    async fn write(&mut self) -> Result<bool, LaneError> {
+        let Some(sender) = &mut self.sender else {
             return Ok(false);
         };
-        *at += stream.write(bytes.get(*at..).unwrap_or_default()).await?;
-        let complete = *at >= bytes.len();
-        if complete {
-            self.writing = None;
-        }
-        Ok(complete)
+        sender.write(&mut self.writing).await?;
+        Ok(self.writing.is_empty())
     }
 }
 
 /// A peer that stops a stream does not follow the protocol; a lost connection is told elsewhere.
-fn give_up(error: &WriteError, done: &mpsc::UnboundedSender<Done>) {
+fn give_up(error: &LaneError, done: &mpsc::UnboundedSender<Done>) {
     match error {
-        WriteError::Stopped(_) => {
+        LaneError::Stopped => {
             let _ = done.send(Done::Fault("the peer stopped a stream of ours".into()));
         }
-        WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {}
+        LaneError::Gone => {}
     }
 }
 

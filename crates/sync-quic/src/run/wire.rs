@@ -1,12 +1,16 @@
 //! Frames on streams: how the bytes of one follow those of another.
 //!
-//! In: frames; what a QUIC stream delivers. Out: the same the other way round.
+//! In: frames; what a lane delivers. Out: the same the other way round.
 //! Invariant: a frame is a length of four bytes, big-endian, then so many bytes of CBOR; a length
 //! over the limit is refused before anything is allocated for it.
 //! May not: look into a frame.
 
+use bytes::Bytes;
 use quinn::{ReadError, ReadExactError, RecvStream};
 use sync_proto::{FRAME_BYTES_MAX, Frame, PeerFault};
+
+use crate::close::chain;
+use crate::line::LaneReceiver;
 
 /// How a stream ended, or what was wrong on it.
 #[derive(Debug)]
@@ -18,14 +22,24 @@ pub(super) enum ReadEnd {
 }
 
 /// The bytes of one frame on a stream.
-pub(super) fn encode(frame: &Frame) -> Vec<u8> {
+pub(super) fn encode(frame: &Frame) -> Bytes {
     let body = frame.encode();
     let length = u32::try_from(body.len()).expect("a frame has at most 320 KiB");
-    [&length.to_be_bytes()[..], &body].concat()
+    [&length.to_be_bytes()[..], &body].concat().into()
 }
 
 /// Reads the next frame.
-pub(super) async fn read(stream: &mut RecvStream) -> Result<Frame, ReadEnd> {
+pub(super) async fn read(lane: &mut LaneReceiver) -> Result<Frame, ReadEnd> {
+    match lane {
+        LaneReceiver::Quic(stream) => read_stream(stream).await,
+        LaneReceiver::Tcp(frames) => match frames.recv().await {
+            Some(frame) => frame.map_err(ReadEnd::Fault),
+            None => Err(ReadEnd::Over),
+        },
+    }
+}
+
+async fn read_stream(stream: &mut RecvStream) -> Result<Frame, ReadEnd> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length).await {
         Ok(()) => {}
@@ -59,16 +73,4 @@ fn broken(error: &ReadExactError) -> ReadEnd {
             | ReadError::ZeroRttRejected,
         ) => ReadEnd::Over,
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
