@@ -11,7 +11,9 @@ use kit::relay::Profile;
 use study::{Digest, Priority};
 use sync_proto::{Begun, Command, Config, Event, Offer, Session};
 use sync_quic::testing::MemoryShelf;
-use sync_quic::{Admission, Call, Dialer, LinkProfile, Listener, Refusal, Traffic, run};
+use sync_quic::{
+    Admission, Call, Dialer, LinkProfile, Listener, Local, Refusal, Road, Traffic, run,
+};
 use tokio::sync::mpsc;
 
 /// What a sync of the hub's disk takes.
@@ -61,7 +63,7 @@ impl Keys {
 
     /// The box's socket.
     pub(crate) fn dialer(&self, at: SocketAddr) -> Result<Dialer> {
-        Ok(Dialer::bind(at, &self.unit)?)
+        Ok(Dialer::bind(&Local::Source(at.ip()), &self.unit)?)
     }
 }
 
@@ -129,7 +131,7 @@ impl Ends {
         });
 
         let started = Instant::now();
-        let line = dialer.dial(to, hub_id, &link).await?;
+        let line = dialer.dial(Road::Quic, to, hub_id, &link).await?;
         let (commands, taken) = mpsc::channel(1);
         commands.send(offer(manifest, Priority::Routine)).await?;
         let unit_session = session(unit_id, hub_id);

@@ -301,13 +301,13 @@ impl Drop for Serving {
 }
 
 /// Everything that leaves the box, as tcpdump writes it.
-struct Capture {
+pub(crate) struct Capture {
     tcpdump: Serving,
     file: PathBuf,
 }
 
 impl Capture {
-    fn start(namespace: &Namespace, file: PathBuf) -> Self {
+    pub(crate) fn start(namespace: &Namespace, file: PathBuf) -> Self {
         let name = file.to_str().unwrap();
         let args = [
             "-i",
@@ -315,6 +315,9 @@ impl Capture {
             "-Q",
             "out",
             "-U",
+            // Each packet waits in a slot of this size; of larger ones there are too few.
+            "-s",
+            "2000",
             "--immediate-mode",
             "-Z",
             "root",
@@ -330,14 +333,14 @@ impl Capture {
         Self { tcpdump, file }
     }
 
-    fn end(self) -> PathBuf {
+    pub(crate) fn end(self) -> PathBuf {
         self.tcpdump.stop();
         self.file
     }
 }
 
 /// The packets of a capture that tcpdump finds with this filter.
-fn found(capture: &Path, filter: &str) -> Vec<String> {
+pub(crate) fn found(capture: &Path, filter: &str) -> Vec<String> {
     let mut command = Command::new("tcpdump");
     command.args(["-n", "-r"]).arg(capture).arg(filter);
     let said = finish(command, DEADLINE).unwrap().success().unwrap();

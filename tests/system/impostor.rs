@@ -12,7 +12,9 @@ use journal::{ClockQuality, Head, JournalId, SignedManifest};
 use study::Priority;
 use sync_proto::{Begun, ByeCode, Command, Config, DATA_BYTES_MAX, Event, Offer, Session};
 use sync_quic::testing::MemoryShelf;
-use sync_quic::{Admission, Call, Dialer, Ended, Link, LinkProfile, Listener, Refusal, run};
+use sync_quic::{
+    Admission, Call, Dialer, Ended, Link, LinkProfile, Listener, Local, Refusal, Road, run,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -47,8 +49,9 @@ impl Impostor {
     pub(crate) fn call(hub: SocketAddr, hub_id: NodeId, key: &NodeKey, lines: &Lines) -> Self {
         let runtime = runtime();
         let link = runtime.block_on(async {
-            let dialer = Dialer::bind(SocketAddr::from(([127, 0, 0, 1], 0)), key).unwrap();
-            dialer.dial(hub, hub_id, &near()).await.unwrap()
+            let dialer = Dialer::bind(&Local::Source([127, 0, 0, 1].into()), key).unwrap();
+            let link = dialer.dial(Road::Quic, hub, hub_id, &near()).await;
+            link.unwrap()
         });
         let (shelf, events) = MemoryShelf::new(Duration::ZERO);
         Self::on(runtime, link, key.id(), lines, (Arc::new(shelf), events))

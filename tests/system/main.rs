@@ -32,6 +32,7 @@ mod peers;
 mod proof;
 mod refusals;
 mod resume;
+mod roads;
 mod sealed;
 mod small_disk;
 mod strangers;
