@@ -369,7 +369,7 @@ async fn where_the_link_is_shared_others_get_their_part() {
 
 /// The first datagram of a call, as a caller who is nobody makes it.
 fn first_datagram(hub: &Hub, key: &NodeKey) -> Vec<u8> {
-    let (crypto, _) = tls::client(key, hub.id(), tls::ALPN_SESSION);
+    let (crypto, _) = tls::quic_client(key, hub.id(), tls::Purpose::Session);
     let config = quinn_proto::ClientConfig::new(Arc::new(crypto));
     let now = Instant::now().into_std();
     let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, true, None);
