@@ -29,8 +29,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("report", &["identity", "study", "print"]),
     ("sync-quic", &["sync-proto", "identity", "journal", "study"]),
     (
+        "bundle",
+        &["sync-quic", "sync-proto", "identity", "journal", "study"],
+    ),
+    (
         "agent",
         &[
+            "bundle",
             "study",
             "identity",
             "power-link",
@@ -55,6 +60,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "hub",
         &[
+            "bundle",
             "study",
             "identity",
             "telemetry",

@@ -81,6 +81,13 @@ impl NodeId {
             .and_then(|key| key.verify_strict(message, &Signature::from_bytes(signature)))
             .is_ok()
     }
+
+    /// The key's X25519 form (RFC 7748 4.1), to which can be sealed what only this node opens; none
+    /// when the bytes are no point that has a secret behind it.
+    pub fn to_x25519(&self) -> Option<[u8; 32]> {
+        let point = VerifyingKey::from_bytes(&self.0).ok()?;
+        (!point.is_weak()).then(|| point.to_montgomery().to_bytes())
+    }
 }
 
 impl fmt::Display for NodeId {
@@ -176,6 +183,11 @@ impl NodeKey {
         self.0.sign(message).to_bytes()
     }
 
+    /// The secret half of [`NodeId::to_x25519`]; clamped when used (RFC 7748 5).
+    pub fn x25519_secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_scalar_bytes())
+    }
+
     /// The key as DER PrivateKeyInfo (RFC 8410, version 1), as TLS libraries take it.
     pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new([&PKCS8_PREFIX[..], &self.seed()[..]].concat())
@@ -204,6 +216,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn both_halves_have_an_x25519_form_and_weak_points_have_none() {
+        let key = NodeKey::generate();
+        let public = x25519_dalek::x25519(*key.x25519_secret(), x25519_dalek::X25519_BASEPOINT_BYTES);
+        assert_eq!(key.id().to_x25519(), Some(public));
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        assert_eq!(NodeId::from_bytes(neutral).to_x25519(), None);
+    }
 
     #[test]
     fn a_key_file_is_owner_only_and_gives_the_same_key_back() {
