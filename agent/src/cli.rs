@@ -10,7 +10,7 @@ use study::{Priority, SopInstanceUid, StudyUid};
 
 use crate::commands::{self, Failure};
 use crate::orders::ConsentBasis;
-use crate::{pin, proof};
+use crate::{bundles, pin, proof};
 
 /// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
 #[derive(Debug, Parser)]
@@ -45,6 +45,9 @@ enum Command {
     /// Makes and checks proofs that images and reports are unaltered.
     #[command(subcommand)]
     Proof(ProofCommand),
+    /// Carries studies to the hub, and its receipts and reports back, on a USB stick.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Protects the vault with a PIN, opens it, or closes it.
     #[command(subcommand)]
     Pin(PinCommand),
@@ -236,6 +239,44 @@ struct ProofVerifyArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum BundleCommand {
+    /// Writes what the hub has no receipt for; done when it says `safe to remove`.
+    Export(BundleExportArgs),
+    /// Takes the hub's bundles; those for others are left alone.
+    Import(BundleImportArgs),
+}
+
+#[derive(Debug, Args)]
+struct BundleExportArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where the stick is mounted.
+    mountpoint: PathBuf,
+    /// The largest file on the stick.
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = part_bytes)]
+    part_size: u64,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct BundleImportArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where the stick is mounted.
+    mountpoint: PathBuf,
+    /// Takes bundles off the stick that are imported.
+    #[arg(long)]
+    remove_imported: bool,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 enum PinCommand {
     /// Sets the PIN, or exchanges it for another.
     Set(PinSetArgs),
@@ -354,6 +395,15 @@ fn run(command: Command) -> Result<(), Failure> {
             let (folder, fleet) = (args.folder.as_deref(), args.fleet.as_deref());
             proof::verify(&args.file, folder, fleet, args.json)
         }
+        Command::Bundle(BundleCommand::Export(args)) => {
+            bundles::export(&args.data, &args.mountpoint, args.part_size, args.json)
+        }
+        Command::Bundle(BundleCommand::Import(args)) => bundles::import(
+            &args.data,
+            &args.mountpoint,
+            args.remove_imported,
+            args.json,
+        ),
         Command::Pin(PinCommand::Set(args)) => pin::set(
             &args.new.data,
             args.old_pin_file.as_deref(),
@@ -371,6 +421,13 @@ fn fleet_name(text: &str) -> Result<String, &'static str> {
     let is_name = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let name = is_name.then(|| text.to_ascii_lowercase());
     name.ok_or("a fleet's name has 64 hexadecimal digits")
+}
+
+fn part_bytes(text: &str) -> Result<u64, String> {
+    let bytes: settings::Bytes = text
+        .parse()
+        .map_err(|error: settings::UnitError| error.to_string())?;
+    bundle::part_bytes(bytes.get())
 }
 
 /// Parses `HOST:PORT`, so that a wrong address is a usage error and not a failed call.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use study::{Priority, SopInstanceUid, StudyUid};
 
+use crate::bundles::{BundleRequest, Bundles};
 use crate::config::{Config, VaultConfig};
 use crate::keys::Keys;
 use crate::membership::Membership;
@@ -147,6 +148,8 @@ pub enum Request {
     Pin(PinRequest),
     /// Re-reads all that is held.
     Scrub,
+    /// The road by stick.
+    Bundle(BundleRequest),
 }
 
 /// What commands work on.
@@ -160,6 +163,8 @@ pub struct Rooms {
     pub reports: Reports,
     /// The proofs.
     pub proofs: Proofs,
+    /// The road by stick.
+    pub bundles: Bundles,
     /// How the link does; none while the program does not run.
     pub link: Option<Arc<LinkStatus>>,
 }
@@ -177,11 +182,13 @@ impl Rooms {
         let vault = Vault::open(folder, membership.key(), keys, config)?;
         let reports = Reports::new(vault.clone(), Arc::clone(&membership));
         let proofs = Proofs::new(folder, vault.clone(), Arc::clone(&membership));
+        let bundles = Bundles::new(folder, vault.clone(), Arc::clone(&membership));
         Ok(Self {
             vault,
             membership,
             reports,
             proofs,
+            bundles,
             link: None,
         })
     }
@@ -264,6 +271,7 @@ impl Rooms {
                 self.vault.note_lock();
                 Ok((json!({ "vault": state }), Vec::new()))
             }
+            Request::Bundle(request) => Ok((self.bundles.execute(request).await?, Vec::new())),
             Request::Scrub => {
                 let vault = self.vault.clone();
                 let read = tokio::task::spawn_blocking(move || vault.scrub());

@@ -104,6 +104,9 @@ enum Command {
     /// Reports.
     #[command(subcommand)]
     Report(ReportCommand),
+    /// Carries studies from boxes, and receipts and reports to them, on a USB stick.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Makes a bearer token for scripts.
     Token(TokenArgs),
     /// Checks the configuration and prints what is in effect; with --data, reads every chunk at
@@ -241,6 +244,43 @@ struct TokenArgs {
     data: DataArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum BundleCommand {
+    /// Writes a bundle for each box that there is something for; done when it says `safe to remove`.
+    Export(BundleExportArgs),
+    /// Takes every box's bundles that are for this hub; others are left alone.
+    Import(BundleImportArgs),
+}
+
+#[derive(Debug, Args)]
+struct BundleExportArgs {
+    /// Where the stick is mounted.
+    mountpoint: PathBuf,
+    /// The largest file on the stick.
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = part_bytes)]
+    part_size: u64,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+struct BundleImportArgs {
+    /// Where the stick is mounted.
+    mountpoint: PathBuf,
+    /// Takes bundles off the stick that are imported.
+    #[arg(long)]
+    remove_imported: bool,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+fn part_bytes(text: &str) -> Result<u64, String> {
+    let bytes: settings::Bytes = text
+        .parse()
+        .map_err(|error: settings::UnitError| error.to_string())?;
+    bundle::part_bytes(bytes.get())
+}
+
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve(&args),
@@ -249,6 +289,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Study(StudyCommand::Show { study, data }) => ask::study_show(&data, study),
         Command::Get(args) => ask::get(&args),
         Command::Report(ReportCommand::File(args)) => ask::report_file(&args),
+        Command::Bundle(BundleCommand::Export(args)) => ask::bundle_export(&args),
+        Command::Bundle(BundleCommand::Import(args)) => ask::bundle_import(&args),
         Command::Token(args) => ask::token(&args),
         Command::Check(args) => check(&args),
         Command::Diagnose(data) => ask::diagnose(&data),

@@ -7,8 +7,10 @@ use identity::{NodeId, Standing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use study::{SopInstanceUid, StudyUid};
+use tokio::runtime::Handle;
 
 use crate::access::Role;
+use crate::bundles::BundleRequest;
 use crate::run::Rooms;
 
 /// What can be asked.
@@ -40,6 +42,8 @@ pub(crate) enum Request {
     Scrub,
     /// Figures for a support request.
     Diagnose,
+    /// The road by stick.
+    Bundle(BundleRequest),
 }
 
 /// Done, or not done and why: in words, and whether the fault is ours.
@@ -146,6 +150,13 @@ async fn work(rooms: Arc<Rooms>, request: Request) -> Answer {
         }
         Request::Scrub => {
             blocking(rooms, |rooms| Ok((json!(rooms.inbox.scrub()?), Vec::new()))).await
+        }
+        Request::Bundle(request) => {
+            let runtime = Handle::current();
+            blocking(rooms, move |rooms| {
+                Ok((rooms.bundles.execute(&request, &runtime)?, Vec::new()))
+            })
+            .await
         }
         Request::Diagnose => blocking(rooms, |rooms| Ok((diagnose(rooms)?, Vec::new()))).await,
     }

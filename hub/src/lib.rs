@@ -13,6 +13,7 @@ mod access;
 mod archive;
 #[cfg(test)]
 mod bench;
+mod bundles;
 #[cfg(test)]
 mod canaries;
 mod config;

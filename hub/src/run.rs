@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::access::Access;
 use crate::archive::Archive;
+use crate::bundles::Bundles;
 use crate::config::{self, Config};
 use crate::db;
 use crate::fleet::{Fleet, RoomError};
@@ -46,6 +47,7 @@ const PORTS_TRIED: u32 = 8;
 pub(crate) struct Rooms {
     pub access: Access,
     pub archive: Archive,
+    pub bundles: Bundles,
     pub fleet: Arc<Fleet>,
     pub inbox: Arc<Inbox>,
     pub ledger: Arc<Ledger>,
@@ -108,9 +110,16 @@ impl Rooms {
             cache_bytes,
         );
         let access = Access::new(writer.clone(), readers, Arc::clone(&ledger));
+        let bundles = Bundles::new(
+            folder,
+            Arc::clone(&key),
+            Arc::clone(&inbox),
+            Arc::clone(&fleet),
+        );
         Ok(Self {
             access,
             archive,
+            bundles,
             fleet,
             inbox,
             ledger,

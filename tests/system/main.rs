@@ -35,6 +35,8 @@ mod resume;
 mod roads;
 mod sealed;
 mod small_disk;
+mod stick;
+mod stick_media;
 mod strangers;
 
 use kit::process::Programs;

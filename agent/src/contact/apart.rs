@@ -5,7 +5,7 @@ use journal::{Diverged, Divergence, JournalId};
 use crate::vault::Vault;
 
 /// Notes that our copy of a journal and the hub's contradict each other.
-pub(super) fn note(
+pub(crate) fn note(
     vault: &Vault,
     journal: JournalId,
     (ours, theirs): (u64, u64),

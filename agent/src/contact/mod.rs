@@ -31,7 +31,8 @@ use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::status::LinkStatus;
 use crate::vault::{Vault, VaultError};
-use shelf::BoxShelf;
+pub(crate) use apart::note as note_divergence;
+pub(crate) use shelf::BoxShelf;
 
 /// The wait before the second call; it doubles from there.
 const REDIAL_DELAY_MIN: Duration = Duration::from_millis(500);
@@ -199,7 +200,7 @@ impl Contact {
         note_up(&link);
         let (events, mut heard) = mpsc::unbounded_channel();
         let shelf = BoxShelf::new(self.vault.clone(), Arc::clone(&self.membership), events);
-        let session = Session::new(self.session_config(&link)?);
+        let session = Session::new(session_config(&self.vault, &self.membership, link.peer())?);
         let (commands, orders) = mpsc::channel(COMMANDS_WAITING_MAX);
         let mut told = Told::new(&self.vault)?;
         let mut changed = self.vault.watch();
@@ -262,27 +263,6 @@ impl Contact {
         Ok(match next {
             Some(next) => Attempt::Moved(hub, next),
             None => Attempt::Ended(ended.why),
-        })
-    }
-
-    fn session_config(&self, link: &Link) -> Result<Config, VaultError> {
-        let own = JournalId::own(self.vault.unit());
-        let hubs = JournalId {
-            author: link.peer(),
-            stream: self.vault.unit(),
-        };
-        Ok(Config {
-            me: self.vault.unit(),
-            peer: link.peer(),
-            software: concat!("chasqui-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
-            wall_ms: clock::wall_ms(),
-            clock: ClockQuality::Unknown,
-            fleet_version: self.membership.fleet().map_or(0, |fleet| fleet.version()),
-            journals: vec![
-                (own, self.vault.head(&own)?),
-                (hubs, self.vault.head(&hubs)?),
-            ],
-            data_bytes: DATA_BYTES,
         })
     }
 
@@ -371,6 +351,30 @@ impl Contact {
             noted => noted,
         }
     }
+}
+
+/// What a session with the hub must know from its first moment.
+pub(crate) fn session_config(
+    vault: &Vault,
+    membership: &Membership,
+    hub: NodeId,
+) -> Result<Config, VaultError> {
+    let unit = vault.unit();
+    let own = JournalId::own(unit);
+    let hubs = JournalId {
+        author: hub,
+        stream: unit,
+    };
+    Ok(Config {
+        me: unit,
+        peer: hub,
+        software: concat!("chasqui-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+        wall_ms: clock::wall_ms(),
+        clock: ClockQuality::Unknown,
+        fleet_version: membership.fleet().map_or(0, |fleet| fleet.version()),
+        journals: vec![(own, vault.head(&own)?), (hubs, vault.head(&hubs)?)],
+        data_bytes: DATA_BYTES,
+    })
 }
 
 /// Whether a contact that ended so is likely to end so again: it is not called for at once.

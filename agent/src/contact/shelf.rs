@@ -16,7 +16,7 @@ use crate::vault::{FetchError, Vault};
 const NOT_OURS: &str = "this box takes back what is its own, and nothing else";
 
 /// Reads chunks and records from the vault, keeps records and fleet documents that come.
-pub(super) struct BoxShelf {
+pub(crate) struct BoxShelf {
     vault: Vault,
     membership: Arc<Membership>,
     events: mpsc::UnboundedSender<Event>,
@@ -27,7 +27,7 @@ pub(super) struct BoxShelf {
 }
 
 impl BoxShelf {
-    pub(super) fn new(
+    pub(crate) fn new(
         vault: Vault,
         membership: Arc<Membership>,
         events: mpsc::UnboundedSender<Event>,

@@ -22,6 +22,13 @@ const OFFERED_MAX: usize = 256;
 /// that was begun: what is not offered may still be packed smaller.
 const AHEAD_BYTES: u64 = 32 << 20;
 
+/// What has no receipt and may leave, in the order in which it is to cross.
+pub(crate) fn due(vault: &Vault) -> Result<Vec<Offerable>, VaultError> {
+    let mut due = vault.offerable()?;
+    order::sort(&mut due);
+    Ok(due)
+}
+
 /// What has been offered, and what is known of its past.
 pub struct Outbox {
     vault: Vault,
@@ -60,8 +67,7 @@ impl Outbox {
     ///
     /// A revision that is offered here is as it is from then on: the vault has synced that.
     pub async fn commands(&mut self) -> Result<Vec<Command>, VaultError> {
-        let mut due = self.vault.offerable()?;
-        order::sort(&mut due);
+        let due = due(&self.vault)?;
         let mut commands = Vec::new();
         let present: BTreeSet<Digest> = due.iter().map(|o| o.manifest_digest).collect();
         for gone in self
@@ -163,6 +169,9 @@ impl Outbox {
     }
 
     fn begun(&self, manifest: &Digest) -> Begun {
+        if self.vault.has_left_otherwise(manifest) {
+            return Begun::Perhaps;
+        }
         match self.begun.get(manifest) {
             Some(begun) => begun.clone(),
             None if self.inherited.contains(manifest) => Begun::Perhaps,

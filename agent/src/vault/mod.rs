@@ -29,14 +29,14 @@ mod schema;
 mod scrub;
 mod sealed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use identity::{NodeId, NodeKey};
 use sealing::{KeyId, KeyringError, StorePublicKey};
 use store::{FsDisk, Readers, Segments, StoreError, Synced, WriteError, Writer};
-use study::StudyUid;
+use study::{Digest, StudyUid};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -145,6 +145,7 @@ struct Inner {
     folder: std::path::PathBuf,
     keeping: keep::Keeping,
     attendance: Mutex<BTreeMap<StudyUid, Attending>>,
+    left_otherwise: Mutex<BTreeSet<Digest>>,
     arrived: watch::Sender<()>,
     changed: watch::Sender<()>,
 }
@@ -216,6 +217,7 @@ impl Vault {
             folder: folder.to_owned(),
             keeping,
             attendance: Mutex::default(),
+            left_otherwise: Mutex::default(),
             arrived: watch::Sender::new(()),
             changed: watch::Sender::new(()),
         }));

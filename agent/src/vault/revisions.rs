@@ -169,6 +169,25 @@ impl Vault {
         })?)
     }
 
+    /// Notes that these revisions, and none else, leave by another road than a link: the hub may come
+    /// to hold any part of them. A program that starts takes that for granted of all that there is.
+    pub fn note_left_otherwise(&self, manifests: impl IntoIterator<Item = Digest>) {
+        let mut left = self.left_otherwise();
+        left.clear();
+        left.extend(manifests);
+    }
+
+    /// Whether a revision has left by another road than a link.
+    pub fn has_left_otherwise(&self, manifest: &Digest) -> bool {
+        self.left_otherwise().contains(manifest)
+    }
+
+    fn left_otherwise(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
+        // It is whole between any two statements that change it.
+        let left = self.0.left_otherwise.lock();
+        left.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Notes how much of a revision the hub now says it durably holds; that may be less than before,
     /// when its disk has failed it.
     pub async fn note_progress(&self, held: Vec<(Digest, u64)>) -> Result<(), VaultError> {

@@ -106,7 +106,7 @@ impl World {
 
 impl Vault {
     /// The signed manifest of a revision, which does not leave by this.
-    pub(crate) fn manifest(&self, digest: &study::Digest) -> Result<Vec<u8>, VaultError> {
+    pub(crate) fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, VaultError> {
         Ok(self.0.readers.with(|sql| {
             sql.prepare("SELECT manifest FROM revision WHERE manifest_digest = ?1")?
                 .query_row([digest.as_bytes()], |row| row.get(0))
@@ -179,14 +179,14 @@ pub(super) fn sop(text: &str) -> SopInstanceUid {
     SopInstanceUid::parse(text).unwrap()
 }
 
-pub(super) async fn hold(vault: &Vault, study: &str, sop: &str, words: &str) -> (HeldAs, Vec<u8>) {
+pub(crate) async fn hold(vault: &Vault, study: &str, sop: &str, words: &str) -> (HeldAs, Vec<u8>) {
     let arrival = arrival(study, sop, words);
     let file = arrival.file.clone();
     (*vault.hold(arrival).await.unwrap().get(), file)
 }
 
 /// Packs the next batch as `pack` does.
-pub(super) async fn pack(vault: &Vault, now: Now) -> Revision {
+pub(crate) async fn pack(vault: &Vault, now: Now) -> Revision {
     let Due::Batch(batch) = due(vault, now) else {
         panic!("a batch is due");
     };
@@ -237,7 +237,7 @@ pub(super) fn segments_of(folder: &Path, family: &str) -> usize {
 }
 
 /// Long after everything, so that a study is stable.
-pub(super) fn later() -> Now {
+pub(crate) fn later() -> Now {
     let now = Now::read();
     Now {
         wall_ms: now.wall_ms + 1_000_000,

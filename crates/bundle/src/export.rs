@@ -108,16 +108,14 @@ pub fn export<S: Shelf>(
     (shelf, runtime): (&S, &Handle),
     key: &NodeKey,
     load: Load,
-    items: impl IntoIterator<Item = Result<Item, ShelfError>>,
+    items: Vec<Item>,
     (stick, sizes): (&Stick, Sizes),
     progress: &Arc<Progress>,
 ) -> Result<Option<Written>, ExportError> {
-    let mut items = items.into_iter().peekable();
     let recipient = load.config.peer;
-    let mut news = records_due(&load);
-    news.retain(|(_, from, upto)| from <= upto);
+    let news = records_due(&load.config, load.told.0);
     let fleet_is_news = load.config.fleet_version > load.told.1;
-    if news.is_empty() && !fleet_is_news && items.peek().is_none() {
+    if !has_news(&load.config, load.told) && items.is_empty() {
         return Ok(None);
     }
     let draft = stick.draft(&load.config.me, sizes.part_bytes, Arc::clone(progress))?;
@@ -145,7 +143,7 @@ pub fn export<S: Shelf>(
         .speak(&load, fleet_is_news, &news)
         .map_err(|error| error.or(failed))?;
     for item in items {
-        recording.carry(item?).map_err(|error| error.or(failed))?;
+        recording.carry(item).map_err(|error| error.or(failed))?;
     }
     let goodbye = Frame::Bye {
         code: ByeCode::Done,
@@ -172,11 +170,16 @@ pub fn export<S: Shelf>(
 }
 
 /// The journals that we write and the recipient reads: from which number to which.
-fn records_due(load: &Load) -> Vec<(JournalId, u64, u64)> {
-    let ours = load.config.journals.iter();
-    let ours = ours.filter(|(journal, _)| journal.author == load.config.me);
-    ours.map(|(journal, head)| (*journal, load.told.0 + 1, head.seq))
+fn records_due(config: &Config, told: u64) -> Vec<(JournalId, u64, u64)> {
+    let ours = config.journals.iter();
+    let ours = ours.filter(|(journal, head)| journal.author == config.me && head.seq > told);
+    ours.map(|(journal, head)| (*journal, told + 1, head.seq))
         .collect()
+}
+
+/// Whether there are records or a fleet document that the recipient is not known to have.
+pub(crate) fn has_news(config: &Config, told: (u64, u64)) -> bool {
+    !records_due(config, told.0).is_empty() || config.fleet_version > told.1
 }
 
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use std::io::BufReader;
 use std::sync::Arc;
 
 use identity::{NodeId, NodeKey};
-use journal::{JournalId, Signed};
-use study::Digest;
+use journal::{JournalId, Signed, SignedManifest};
+use study::{Digest, Priority};
 use sync_proto::{
     Config, Event, Frame, JournalHeld, Loaded, Millis, Output, PeerFault, RefusalCode, Session,
     Stored,
@@ -278,16 +278,7 @@ impl<S: Shelf> Hearing<'_, S> {
                     item,
                     manifest,
                     class,
-                } => {
-                    self.store_data()?;
-                    let storing = self.shelf.store_manifest(*manifest, class);
-                    let stored = match self.runtime.block_on(storing)? {
-                        Answer::Held(holding) => Stored::Manifest { item, holding },
-                        Answer::Complete => Stored::Complete { item },
-                        Answer::Refused(code, text) => Stored::Refused { item, code, text },
-                    };
-                    self.session.handle_stored(NOW, stored)?;
-                }
+                } => self.store_manifest(item, *manifest, class)?,
                 Output::StoreData {
                     item,
                     manifest,
@@ -341,6 +332,22 @@ impl<S: Shelf> Hearing<'_, S> {
             }
         }
         Ok(())
+    }
+
+    fn store_manifest(
+        &mut self,
+        item: u32,
+        manifest: SignedManifest,
+        class: Priority,
+    ) -> Result<(), TakeError> {
+        self.store_data()?;
+        let storing = self.shelf.store_manifest(manifest, class);
+        let stored = match self.runtime.block_on(storing)? {
+            Answer::Held(holding) => Stored::Manifest { item, holding },
+            Answer::Complete => Stored::Complete { item },
+            Answer::Refused(code, text) => Stored::Refused { item, code, text },
+        };
+        Ok(self.session.handle_stored(NOW, stored)?)
     }
 
     fn store_records(&mut self, journal: JournalId, records: Vec<Signed>) -> Result<(), TakeError> {

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod carry;
 mod export;
 mod format;
 mod import;
@@ -18,15 +19,20 @@ mod memory;
 mod progress;
 mod seal;
 mod stick;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
+pub use carry::{Carrier, CarryError, Door, LeftOutLine, Line, WrittenLine};
 pub use export::{ExportError, Item, LeftOut, Load, Sizes, Written, export};
 pub use format::{Head, PAPER_BYTES_MAX, Refusal};
 pub use import::{Letter, TakeError, Taken, examine, take};
 pub use memory::Memory;
 pub use progress::Progress;
 pub use stick::{
-    Bundle, Name, PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, Stick, StickError,
+    Bundle, Name, PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, Stick, StickError, part_bytes,
+};
+pub use words::{
+    at_work, export_text, export_warning, exported, import_text, imported, with_progress,
 };

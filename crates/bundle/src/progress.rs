@@ -1,6 +1,7 @@
 //! How far the work on a stick has come, for those who look on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long those who look on wait between two looks.
@@ -17,6 +18,12 @@ pub struct Progress {
 impl Progress {
     /// How often it is worth looking.
     pub const LOOK_INTERVAL: Duration = LOOK_INTERVAL;
+
+    /// The one that the program's work is counted in.
+    pub fn of_this_program() -> Arc<Self> {
+        static PROGRESS: OnceLock<Arc<Progress>> = OnceLock::new();
+        Arc::clone(PROGRESS.get_or_init(Arc::default))
+    }
 
     /// Begins with so many bytes to write or read; what was counted before is forgotten.
     pub fn begin(&self, bytes_total: u64) {

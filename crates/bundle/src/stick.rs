@@ -24,6 +24,14 @@ pub const PART_BYTES_MIN: u64 = 64 << 10;
 /// How large parts are unless somebody says otherwise.
 pub const PART_BYTES_DEFAULT: u64 = 1 << 30;
 
+/// Whether parts may be so large.
+pub fn part_bytes(bytes: u64) -> Result<u64, String> {
+    match (PART_BYTES_MIN..=PART_BYTES_MAX).contains(&bytes) {
+        true => Ok(bytes),
+        false => Err("parts have at least 64 KiB and less than 4 GiB".to_owned()),
+    }
+}
+
 const FOLDER: &str = "CHASQUI";
 const DRAFT_CONTEXT: &str = "chasqui bundle draft 1";
 const PARTS_MAX: u32 = 9999;

@@ -94,18 +94,16 @@ impl Node {
             told: (0, 0),
             paper: None,
         };
-        let items = items.into_iter().map(|manifest| {
-            Ok(Item {
-                manifest,
-                class: Priority::Routine,
-            })
+        let items = items.into_iter().map(|manifest| Item {
+            manifest,
+            class: Priority::Routine,
         });
         let stick = Stick::at(stick)?;
         export(
             (&self.shelf, self.runtime.handle()),
             &self.key,
             load,
-            items,
+            items.collect(),
             (&stick, sizes),
             &Arc::default(),
         )
@@ -357,7 +355,7 @@ fn records_with_a_gap_before_them_wait_and_the_rest_is_taken() {
         shelf,
         &unit.key,
         load,
-        [Ok(item)],
+        vec![item],
         (&medium, SIZES),
         &Arc::default(),
     );

@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn both_halves_have_an_x25519_form_and_weak_points_have_none() {
         let key = NodeKey::generate();
-        let public = x25519_dalek::x25519(*key.x25519_secret(), x25519_dalek::X25519_BASEPOINT_BYTES);
+        let public =
+            x25519_dalek::x25519(*key.x25519_secret(), x25519_dalek::X25519_BASEPOINT_BYTES);
         assert_eq!(key.id().to_x25519(), Some(public));
         let mut neutral = [0; 32];
         neutral[0] = 1;

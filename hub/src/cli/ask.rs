@@ -1,7 +1,7 @@
 //! Commands that are done by the desk: of the running hub, or of this program itself.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
@@ -11,8 +11,11 @@ use report::{Case, Draft};
 use serde_json::Value;
 use study::{SopInstanceUid, StudyRoot, StudyUid};
 
-use super::{DataArgs, Failure, GetArgs, ReportFileArgs, TokenArgs};
+use super::{
+    BundleExportArgs, BundleImportArgs, DataArgs, Failure, GetArgs, ReportFileArgs, TokenArgs,
+};
 use super::{configuration, open_failure, print};
+use crate::bundles::BundleRequest;
 use crate::config::Config;
 use crate::desk::{self, Request};
 use crate::run::Rooms;
@@ -68,13 +71,23 @@ impl<'a> Desk<'a> {
     fn own_answer(&mut self, request: Request) -> Result<Reply, Failure> {
         if self.own.is_none() {
             let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
                 .build()
                 .map_err(Failure::internal)?;
             let rooms = Rooms::open(self.folder, &self.config).map_err(open_failure)?;
             self.own = Some((runtime, Arc::new(rooms)));
         }
         let (runtime, rooms) = self.own.as_ref().expect("opened above");
-        Ok(runtime.block_on(desk::answer(Arc::clone(rooms), request)))
+        // What a stick brings is judged before its command ends, as in a hub that runs.
+        let judges = matches!(request, Request::Bundle(_));
+        let judging = judges.then(|| rooms.inbox.start()).transpose();
+        let judging = judging.map_err(Failure::internal)?;
+        let reply = runtime.block_on(desk::answer(Arc::clone(rooms), request));
+        if let Some(judging) = judging {
+            rooms.inbox.stop();
+            drop(judging.join());
+        }
+        Ok(reply)
     }
 }
 
@@ -227,6 +240,60 @@ pub(super) fn diagnose(args: &DataArgs) -> Result<(), Failure> {
 pub(super) fn scrub(folder: &Path, config: &Config) -> Result<Value, Failure> {
     let reply = Desk::with(folder, config.clone()).ask(Request::Scrub)?;
     Ok(reply.output)
+}
+
+/// Writes bundles for boxes onto a stick.
+pub(super) fn bundle_export(args: &BundleExportArgs) -> Result<(), Failure> {
+    let request = BundleRequest::Export {
+        path: whole(&args.mountpoint)?,
+        part_bytes: args.part_size,
+    };
+    let output = carry(&args.data, request)?;
+    if let Some(warning) = bundle::export_warning(&output) {
+        eprintln!("warning: {warning}");
+    }
+    show(&args.data, &output, |output| {
+        print::line(bundle::export_text(output).trim_end())
+    })
+}
+
+/// Takes the boxes' bundles from a stick.
+pub(super) fn bundle_import(args: &BundleImportArgs) -> Result<(), Failure> {
+    let request = BundleRequest::Import {
+        path: whole(&args.mountpoint)?,
+        remove_imported: args.remove_imported,
+    };
+    let output = carry(&args.data, request)?;
+    show(&args.data, &output, |output| {
+        print::line(bundle::import_text(output).trim_end())
+    })?;
+    match output["failed"].as_u64() {
+        Some(0) | None => Ok(()),
+        Some(count) => Err(Failure::request(anyhow!(
+            "{count} bundle(s) could not be imported"
+        ))),
+    }
+}
+
+/// Asks the desk, and says how far the work has come while it goes on.
+fn carry(args: &DataArgs, request: BundleRequest) -> Result<Value, Failure> {
+    let look = || {
+        let look = serde_json::to_value(Request::Bundle(BundleRequest::Look)).ok()?;
+        match control::ask(&args.data, &look).ok()? {
+            Some(reply) => Some(reply.output),
+            None => Some(bundle::at_work(&bundle::Progress::of_this_program())),
+        }
+    };
+    let tell = |text: &str| eprintln!("{text}");
+    let work = || Desk::new(args)?.ask(Request::Bundle(request));
+    Ok(bundle::with_progress(work, look, tell)?.output)
+}
+
+/// The running hub may stand in another folder.
+fn whole(mountpoint: &Path) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(mountpoint);
+    path.with_context(|| format!("cannot look at {}", mountpoint.display()))
+        .map_err(Failure::request)
 }
 
 fn show(

@@ -358,6 +358,22 @@ impl Fleet {
             })?)
     }
 
+    /// The units that are one of ours now, each with its signed grant.
+    pub(crate) fn grants(&self) -> Result<Vec<(NodeId, Vec<u8>)>, RoomError> {
+        let mut granted = self
+            .readers
+            .with(|sql| -> rusqlite::Result<Vec<(NodeId, Vec<u8>)>> {
+                sql.prepare(
+                    "SELECT u.node, r.signed_grant FROM unit u JOIN redeemed r ON r.voucher = u.voucher
+                     ORDER BY u.enrolled_ms",
+                )?
+                .query_map([], |row| Ok((NodeId::from_bytes(row.get(0)?), row.get(1)?)))?
+                .collect()
+            })?;
+        granted.retain(|(unit, _)| self.member(unit).is_ok());
+        Ok(granted)
+    }
+
     fn units(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, Member>> {
         self.units.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -33,33 +33,41 @@ pub(crate) async fn serve(
     let version = || fleet.document().version();
     let mut news = inbox.outbox.open(unit, version).map_err(trouble)?;
     let began = *news.borrow_and_update();
-    let own = JournalId::own(unit);
-    let theirs = inbox
-        .readers
-        .with(|sql| ledger::head(sql, &own))
-        .map_err(trouble)?;
+    let mut config = session_config(&inbox, unit, began.fleet_version).map_err(trouble)?;
+    // What `tell` goes on from.
     let stream = inbox.ledger.stream(unit);
-    let session = Session::new(Config {
+    for (journal, head) in &mut config.journals {
+        if *journal == stream {
+            *head = began.head;
+        }
+    }
+    let session = Session::new(config);
+    let (commands, taken) = mpsc::channel(COMMANDS_MAX);
+    let telling = tokio::spawn(tell(Arc::clone(&inbox), unit, news, began, commands));
+    let shelf = Arc::new(HubShelf::new(inbox, fleet, unit));
+    let ended = sync_quic::run(link, session, shelf, taken).await;
+    telling.abort();
+    Ok(ended)
+}
+
+/// What a session with a unit must know from its first moment.
+pub(crate) fn session_config(
+    inbox: &Inbox,
+    unit: NodeId,
+    fleet_version: u64,
+) -> store::rusqlite::Result<Config> {
+    let (stream, own) = (inbox.ledger.stream(unit), JournalId::own(unit));
+    let head = |journal| inbox.readers.with(|sql| ledger::head(sql, journal));
+    Ok(Config {
         me: inbox.ledger.hub(),
         peer: unit,
         software: crate::SOFTWARE.to_owned(),
         wall_ms: wall_ms(),
         clock: ClockQuality::Unknown,
-        fleet_version: began.fleet_version,
-        journals: vec![(stream, began.head), (own, theirs)],
+        fleet_version,
+        journals: vec![(stream, head(&stream)?), (own, head(&own)?)],
         data_bytes: sync_proto::DATA_BYTES_MAX,
-    });
-    let (commands, taken) = mpsc::channel(COMMANDS_MAX);
-    let telling = tokio::spawn(tell(Arc::clone(&inbox), unit, news, began, commands));
-    let shelf = Arc::new(HubShelf {
-        inbox,
-        fleet,
-        unit,
-        last: Mutex::default(),
-    });
-    let ended = sync_quic::run(link, session, shelf, taken).await;
-    telling.abort();
-    Ok(ended)
+    })
 }
 
 /// Hands what is new to the session, and what the unit wants back.
@@ -105,7 +113,7 @@ async fn tell(
 }
 
 /// The hub's disk and rooms, as the session of one unit sees them.
-struct HubShelf {
+pub(crate) struct HubShelf {
     inbox: Arc<Inbox>,
     fleet: Arc<Fleet>,
     unit: NodeId,
@@ -114,6 +122,15 @@ struct HubShelf {
 }
 
 impl HubShelf {
+    pub(crate) fn new(inbox: Arc<Inbox>, fleet: Arc<Fleet>, unit: NodeId) -> Self {
+        Self {
+            inbox,
+            fleet,
+            unit,
+            last: Mutex::default(),
+        }
+    }
+
     async fn chunk(&self, piece: Piece) -> Result<Arc<[u8]>, ShelfError> {
         let last = self
             .last
@@ -271,10 +288,14 @@ impl Shelf for HubShelf {
             Event::ChunkDamaged { manifest, chunk } => {
                 tracing::error!(node, digest = %manifest, chunk, "a unit found a chunk damaged");
             }
+            Event::RecordsHeld { journal, seq } => {
+                if journal == self.inbox.ledger.stream(self.unit) {
+                    self.inbox.outbox.note_acknowledged(self.unit, seq);
+                }
+            }
             Event::Progress { .. }
             | Event::ClassChanged { .. }
             | Event::Withdrawn { .. }
-            | Event::RecordsHeld { .. }
             | Event::FleetHeld { .. } => {}
             Event::FleetNotTaken { version } => {
                 tracing::warn!(node, version, "the unit did not take the fleet document");

@@ -35,6 +35,19 @@ pub(super) enum GivingError {
 impl Inbox {
     /// Offers to a unit of what it wants back; what cannot be offered now waits.
     pub(super) fn offers_back(&self, unit: NodeId) -> Vec<Command> {
+        // It is only named: the unit knows it, and says what it lacks.
+        let offers = self.wanted_back(unit).into_iter().map(|manifest| Offer {
+            manifest,
+            class: Priority::Bulk,
+            begun: Begun::Perhaps,
+        });
+        offers
+            .map(|offer| Command::Offer(Box::new(offer)))
+            .collect()
+    }
+
+    /// The manifests of which a unit wants chunks back.
+    pub(crate) fn wanted_back(&self, unit: NodeId) -> Vec<SignedManifest> {
         let wanted = self.readers.with(|sql| wanted(sql, unit));
         let wanted = wanted.unwrap_or_else(|error| {
             tracing::error!(%error, "the index cannot be read");
@@ -47,15 +60,7 @@ impl Inbox {
             });
             opened.ok()
         });
-        // It is only named: the unit knows it, and says what it lacks.
-        let offers = manifests.map(|manifest| Offer {
-            manifest,
-            class: Priority::Bulk,
-            begun: Begun::Perhaps,
-        });
-        offers
-            .map(|offer| Command::Offer(Box::new(offer)))
-            .collect()
+        manifests.collect()
     }
 
     /// A chunk of a revision of this unit, and of no other.

@@ -39,7 +39,7 @@ use crate::db::ManifestId;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::outbox::Outbox;
 use crate::report;
-pub(crate) use contact::serve;
+pub(crate) use contact::{HubShelf, serve, session_config};
 use decode::Decoding;
 pub(crate) use offers::Standing;
 pub(crate) use settle::Verdict;
@@ -260,6 +260,17 @@ impl Inbox {
         self.pending.stop();
     }
 
+    /// Waits until all that is whole now has been decoded and judged, or the room stops. Not from
+    /// async code.
+    pub(crate) fn wait_until_judged(&self) {
+        self.pending.wait_until_done();
+    }
+
+    /// How much a unit has said it holds of the hub's stream for it.
+    pub(crate) fn acknowledged(&self, unit: &NodeId) -> Option<u64> {
+        self.outbox.acknowledged(unit)
+    }
+
     fn advance(&self, decoding: &mut Decoding, group: GroupKey) {
         match decoding.advance(group) {
             Ok(progress) => {
@@ -352,12 +363,16 @@ fn undone(sql: &Connection, of: Option<&Digest>) -> rusqlite::Result<Vec<GroupKe
 struct Pending {
     queue: Mutex<Queue>,
     bell: Condvar,
+    done: Condvar,
 }
 
 #[derive(Default)]
 struct Queue {
     turns: VecDeque<GroupKey>,
     waiting: BTreeSet<GroupKey>,
+    /// How many were given out, and how many of these are done with.
+    given: u64,
+    finished: u64,
     stopped: bool,
 }
 
@@ -378,10 +393,22 @@ impl Pending {
             .unwrap_or_else(PoisonError::into_inner)
             .stopped = true;
         self.bell.notify_one();
+        self.done.notify_all();
     }
 
-    fn next(&self) -> Option<GroupKey> {
+    /// Waits for those that are in the queue or being looked at; who comes later is not waited for.
+    fn wait_until_done(&self) {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = queue.given + queue.turns.len() as u64;
+        let until = |queue: &mut Queue| queue.finished < target && !queue.stopped;
+        drop(self.done.wait_while(queue, until));
+    }
+
+    /// The next one; whoever asks is done with the one before.
+    fn next(&self) -> Option<GroupKey> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.finished = queue.given;
+        self.done.notify_all();
         let mut queue = self
             .bell
             .wait_while(queue, |queue| queue.turns.is_empty() && !queue.stopped)
@@ -390,6 +417,7 @@ impl Pending {
             return None;
         }
         let group = queue.turns.pop_front()?;
+        queue.given += 1;
         queue.waiting.remove(&group);
         Some(group)
     }

@@ -80,6 +80,8 @@ enum Step {
     Damaged {
         key: Key,
     },
+    /// Another road has brought all of the chunk meanwhile.
+    Known,
 }
 
 impl Spool {
@@ -183,6 +185,9 @@ fn answers(run_of: &[usize], damaged: &[bool]) -> Vec<Kept> {
 /// Digests a run; one with a chunk's last bytes becomes the whole chunk.
 fn step(run: Run, readers: &Readers, segments: &store::Segments) -> Result<Step, SpoolError> {
     let Run { key, start, .. } = run;
+    if readers.with(|sql| is_whole(sql, key))? {
+        return Ok(Step::Known);
+    }
     if !run.last {
         return Ok(Step::Part {
             key,
@@ -248,6 +253,7 @@ fn take_steps(
             Step::Part { key, start, record } => store_part(work, *key, *start, record)?,
             Step::Chunk { key, record } => groups.push(store_chunk(work, *key, record)?),
             Step::Damaged { key } => drop_parts(work, *key)?,
+            Step::Known => {}
         }
         damaged.push(matches!(step, Step::Damaged { .. }));
     }
@@ -303,6 +309,9 @@ fn store_part(
     record: &Record,
 ) -> Result<(), SpoolError> {
     let (manifest, _) = find(work.sql(), key)?;
+    if is_whole(work.sql(), key)? {
+        return Ok(());
+    }
     let held = partials(work.sql(), manifest, key.1..=key.1)?;
     let upto = held.first().map_or(0, |(_, upto)| *upto);
     if start > upto {
@@ -328,6 +337,15 @@ fn store_part(
         ],
     )?;
     Ok(())
+}
+
+/// Whether all of a chunk is here: a stick and a link may bring it at the same time.
+fn is_whole(sql: &Connection, (manifest, chunk): Key) -> rusqlite::Result<bool> {
+    sql.prepare_cached(
+        "SELECT 1 FROM chunk c JOIN manifest m ON m.id = c.manifest
+         WHERE m.digest = ?1 AND c.number = ?2 AND c.segment IS NOT NULL AND NOT c.damaged",
+    )?
+    .exists(params![manifest.as_bytes(), chunk])
 }
 
 fn store_chunk(work: &mut Work<'_>, key: Key, record: &Record) -> Result<GroupKey, SpoolError> {

@@ -33,6 +33,7 @@ pub(crate) struct Outbox {
     readers: Arc<Readers>,
     ledger: Arc<Ledger>,
     contacts: Mutex<BTreeMap<NodeId, watch::Sender<News>>>,
+    acknowledged: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 impl Outbox {
@@ -41,6 +42,7 @@ impl Outbox {
             readers,
             ledger,
             contacts: Mutex::default(),
+            acknowledged: Mutex::default(),
         }
     }
 
@@ -77,6 +79,21 @@ impl Outbox {
         if let Some(contact) = self.contacts().get(&unit) {
             contact.send_modify(|news| news.asked += 1);
         }
+    }
+
+    /// A unit has said how much it holds of the hub's stream for it.
+    pub(crate) fn note_acknowledged(&self, unit: NodeId, seq: u64) {
+        self.heard().insert(unit, seq);
+    }
+
+    /// How much a unit holds of its stream, if it has said so since the program started.
+    pub(crate) fn acknowledged(&self, unit: &NodeId) -> Option<u64> {
+        self.heard().get(unit).copied()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<NodeId, u64>> {
+        let heard = self.acknowledged.lock();
+        heard.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another fleet document is in force.
