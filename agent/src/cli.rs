@@ -1,5 +1,7 @@
 //! The command line of `chasqui-agent`: arguments in, exit code out.
 
+mod ask;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use study::{Priority, SopInstanceUid, StudyUid};
 
-use crate::commands::{self, Failure};
+use crate::commands::Failure;
 use crate::orders::ConsentBasis;
 use crate::{bundles, pin, proof};
 
@@ -361,35 +363,33 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Enrol(args) => crate::enrol::command(&args),
         Command::Serve(args) => crate::run::command(&args),
-        Command::Status(args) => commands::status(&args.data, args.json),
+        Command::Status(args) => ask::status(&args.data, args.json),
         Command::Get(args) => match (&args.sop_instance_uid, &args.list) {
-            (Some(sop), _) => commands::get(&args.data, sop, args.copy, &args.output),
-            (None, Some(list)) => commands::get_list(&args.data, list, &args.output),
+            (Some(sop), _) => ask::get(&args.data, sop, args.copy, &args.output),
+            (None, Some(list)) => ask::get_list(&args.data, list, &args.output),
             (None, None) => Err(Failure::usage("name an instance or a --list")),
         },
-        Command::Consent(args) => {
-            commands::consent(&args.data, &args.study_uid, args.basis, &args.by)
-        }
-        Command::Priority(args) => commands::priority(&args.data, &args.study_uid, args.priority),
+        Command::Consent(args) => ask::consent(&args.data, &args.study_uid, args.basis, &args.by),
+        Command::Priority(args) => ask::priority(&args.data, &args.study_uid, args.priority),
         Command::Hold(HoldCommand::Set(args)) => {
-            commands::hold(&args.data, &args.study_uid, true, &args.by)
+            ask::hold(&args.data, &args.study_uid, true, &args.by)
         }
         Command::Hold(HoldCommand::Lift(args)) => {
-            commands::hold(&args.data, &args.study_uid, false, &args.by)
+            ask::hold(&args.data, &args.study_uid, false, &args.by)
         }
         Command::Erase(EraseArgs {
             order,
             even_if_not_at_hub,
-        }) => commands::erase(&order.data, &order.study_uid, &order.by, even_if_not_at_hub),
-        Command::Report(ReportCommand::List(args)) => commands::report_list(&args.data, args.json),
+        }) => ask::erase(&order.data, &order.study_uid, &order.by, even_if_not_at_hub),
+        Command::Report(ReportCommand::List(args)) => ask::report_list(&args.data, args.json),
         Command::Report(ReportCommand::Get(args)) => {
-            commands::report_get(&args.data, &args.study_uid, args.output.as_deref())
+            ask::report_get(&args.data, &args.study_uid, args.output.as_deref())
         }
         Command::Report(ReportCommand::Print(args)) => {
-            commands::report_print(&args.data, &args.study_uid, args.output.as_deref())
+            ask::report_print(&args.data, &args.study_uid, args.output.as_deref())
         }
         Command::Proof(ProofCommand::Export(args)) => {
-            commands::proof_export(&args.data, &args.study_uid, &args.output)
+            ask::proof_export(&args.data, &args.study_uid, &args.output)
         }
         Command::Proof(ProofCommand::Verify(args)) => {
             let (folder, fleet) = (args.folder.as_deref(), args.fleet.as_deref());
@@ -411,9 +411,9 @@ fn run(command: Command) -> Result<(), Failure> {
         ),
         Command::Pin(PinCommand::Unlock(args)) => pin::unlock(&args.data, args.pin_file.as_deref()),
         Command::Pin(PinCommand::Lock(args)) => pin::lock(&args.data),
-        Command::Scrub(args) if args.rebuild => commands::rebuild(&args.data, args.json),
-        Command::Scrub(args) => commands::scrub(&args.data, args.json),
-        Command::Check(args) => commands::check(args.data.as_deref(), args.config.as_deref()),
+        Command::Scrub(args) if args.rebuild => ask::rebuild(&args.data, args.json),
+        Command::Scrub(args) => ask::scrub(&args.data, args.json),
+        Command::Check(args) => ask::check(args.data.as_deref(), args.config.as_deref()),
     }
 }
 
