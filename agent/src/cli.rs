@@ -12,7 +12,7 @@ use study::{Priority, SopInstanceUid, StudyUid};
 
 use crate::commands::Failure;
 use crate::orders::ConsentBasis;
-use crate::{bundles, pin, proof};
+use crate::{bundles, pin, priors, proof};
 
 /// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Command {
     Consent(ConsentArgs),
     /// Changes how urgent a study is.
     Priority(PriorityArgs),
+    /// Lets the other studies of a study's patient go to the hub before the rest of the bulk.
+    Priors(StudyArgs),
     /// Holds a study for a court: it is neither let go nor erased before that is lifted.
     #[command(subcommand)]
     Hold(HoldCommand),
@@ -152,6 +154,15 @@ struct PriorityArgs {
     study_uid: StudyUid,
     /// stat, urgent, routine or bulk.
     priority: Priority,
+}
+
+#[derive(Debug, Args)]
+struct StudyArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The study.
+    study_uid: StudyUid,
 }
 
 #[derive(Debug, Subcommand)]
@@ -371,6 +382,7 @@ fn run(command: Command) -> Result<(), Failure> {
         },
         Command::Consent(args) => ask::consent(&args.data, &args.study_uid, args.basis, &args.by),
         Command::Priority(args) => ask::priority(&args.data, &args.study_uid, args.priority),
+        Command::Priors(args) => priors::command(&args.data, &args.study_uid),
         Command::Hold(HoldCommand::Set(args)) => {
             ask::hold(&args.data, &args.study_uid, true, &args.by)
         }

@@ -114,6 +114,11 @@ pub enum Request {
         /// How urgent.
         priority: Priority,
     },
+    /// Wants the patient's other studies at the hub.
+    Priors {
+        /// The study.
+        study: StudyUid,
+    },
     /// All reports.
     ReportList,
     /// The newest report of a study that holds, as JSON and as text.
@@ -233,6 +238,9 @@ impl Rooms {
             Request::Priority { study, priority } => {
                 self.vault.set_priority(study, priority).await?;
                 Ok((Value::Null, Vec::new()))
+            }
+            Request::Priors { study } => {
+                Ok((json!(self.vault.want_priors(study).await?), Vec::new()))
             }
             Request::ReportList => {
                 let reports = self.reports.clone();

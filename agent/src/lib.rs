@@ -26,5 +26,6 @@ pub mod vault;
 mod contact;
 mod enrol;
 mod intake;
+mod priors;
 mod run;
 mod scrub;

@@ -20,7 +20,7 @@ use crate::config::{Config, TierName};
 use crate::membership::Membership;
 use crate::status::LinkStatus;
 use crate::vault::keep;
-use crate::{console, contact, intake, orders, pack, reports, scrub};
+use crate::{console, contact, intake, orders, pack, priors, reports, scrub};
 
 /// How often it is looked whether the vault is to be locked.
 const RELOCK_LOOK: Duration = Duration::from_secs(1);
@@ -143,6 +143,7 @@ fn spawn_doorless(
         Arc::clone(&rooms.membership),
         stop.clone(),
     )));
+    tasks.spawn(ends_well(priors::run(vault.clone(), stop.clone())));
     tasks.spawn(ends_well(reports::run(rooms.reports.clone(), stop.clone())));
     tasks.spawn(ends_well(scrub::run(
         vault.clone(),

@@ -14,10 +14,11 @@ use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
 use identity::NodeId;
 use serde_json::{Value, json};
-use study::{SopInstanceUid, StudyUid};
+use study::{Priority, SeriesUid, SopInstanceUid, StudyUid};
 
 use crate::access::Role;
 use crate::config::Config;
+use crate::desk::Wish;
 use crate::run::{OpenError, ServeError};
 use crate::{fleet, run};
 
@@ -183,6 +184,40 @@ enum StudyCommand {
         #[command(flatten)]
         data: DataArgs,
     },
+    /// Changes how urgent a study is, here and at its box.
+    Priority {
+        #[command(flatten)]
+        whose: WhoseArgs,
+        /// stat, urgent, routine or bulk.
+        priority: Priority,
+    },
+    /// Asks the box for a part of a study before the rest of it; without a part, for none any more.
+    First {
+        #[command(flatten)]
+        whose: WhoseArgs,
+        /// What is missing of this series.
+        #[arg(long, value_name = "UID", conflicts_with = "instance")]
+        series: Option<SeriesUid>,
+        /// This instance, and what is packed with it; may be given more than once.
+        #[arg(long, value_name = "UID")]
+        instance: Vec<SopInstanceUid>,
+    },
+    /// Asks the box for the other studies of the study's patient.
+    Priors {
+        #[command(flatten)]
+        whose: WhoseArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct WhoseArgs {
+    /// Study Instance UID.
+    study: StudyUid,
+    /// Chooses among units that sent the same study.
+    #[arg(long, value_name = "ID")]
+    unit: Option<NodeId>,
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 #[derive(Debug, Args)]
@@ -287,6 +322,18 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Fleet(FleetCommand::Apply { file, data }) => ask::fleet_apply(&data, &file),
         Command::Study(StudyCommand::List(data)) => ask::study_list(&data),
         Command::Study(StudyCommand::Show { study, data }) => ask::study_show(&data, study),
+        Command::Study(StudyCommand::Priority { whose, priority }) => {
+            ask::wish(&whose, Wish::Priority(priority))
+        }
+        Command::Study(StudyCommand::First {
+            whose,
+            series,
+            instance,
+        }) => {
+            let wish = series.map_or(Wish::InstancesFirst(instance), Wish::SeriesFirst);
+            ask::wish(&whose, wish)
+        }
+        Command::Study(StudyCommand::Priors { whose }) => ask::wish(&whose, Wish::Priors),
         Command::Get(args) => ask::get(&args),
         Command::Report(ReportCommand::File(args)) => ask::report_file(&args),
         Command::Bundle(BundleCommand::Export(args)) => ask::bundle_export(&args),

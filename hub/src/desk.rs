@@ -6,11 +6,12 @@ use control::Reply;
 use identity::{NodeId, Standing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use study::{SopInstanceUid, StudyUid};
+use study::{Priority, SeriesUid, SopInstanceUid, StudyUid};
 use tokio::runtime::Handle;
 
 use crate::access::Role;
 use crate::bundles::BundleRequest;
+use crate::inbox::{self, First};
 use crate::run::Rooms;
 
 /// What can be asked.
@@ -23,6 +24,8 @@ pub(crate) enum Request {
     StudyList,
     /// Show one study.
     StudyShow { study: StudyUid },
+    /// Tell the unit of a study what is wanted of it.
+    Wish { whose: Whose, wish: Wish },
     /// Give an instance's bytes.
     Get { sop: SopInstanceUid, copy: u32 },
     /// Say what a report of a study would speak of.
@@ -44,6 +47,27 @@ pub(crate) enum Request {
     Diagnose,
     /// The road by stick.
     Bundle(BundleRequest),
+}
+
+/// A study, and which unit's where several have sent it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Whose {
+    pub study: StudyUid,
+    pub unit: Option<String>,
+}
+
+/// What is wanted of a unit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Wish {
+    /// So urgent.
+    Priority(Priority),
+    /// A series first.
+    SeriesFirst(SeriesUid),
+    /// These instances first; none: nothing any more.
+    InstancesFirst(Vec<SopInstanceUid>),
+    /// The patient's other studies.
+    Priors,
 }
 
 /// Done, or not done and why: in words, and whether the fault is ours.
@@ -114,6 +138,7 @@ async fn work(rooms: Arc<Rooms>, request: Request) -> Answer {
             })
             .await
         }
+        Request::Wish { whose, wish } => wish_of(&rooms, whose, wish).await,
         Request::Get { sop, copy } => {
             blocking(rooms, move |rooms| {
                 let file = rooms.archive.file(&sop, copy)?;
@@ -160,6 +185,25 @@ async fn work(rooms: Arc<Rooms>, request: Request) -> Answer {
         }
         Request::Diagnose => blocking(rooms, |rooms| Ok((diagnose(rooms)?, Vec::new()))).await,
     }
+}
+
+async fn wish_of(rooms: &Rooms, whose: Whose, wish: Wish) -> Answer {
+    let unit = whose.unit.map(|unit| unit.parse::<NodeId>()).transpose()?;
+    let (inbox, study) = (&rooms.inbox, whose.study);
+    let whose = inbox::Whose { study, unit };
+    let output = match wish {
+        Wish::Priority(priority) => json!(inbox.wish_priority(whose, priority).await?),
+        Wish::SeriesFirst(series) => {
+            let groups = inbox.wish_first(whose, First::Series(series)).await?;
+            json!({ "groups": groups })
+        }
+        Wish::InstancesFirst(instances) => {
+            let groups = inbox.wish_first(whose, First::Instances(instances)).await?;
+            json!({ "groups": groups })
+        }
+        Wish::Priors => json!(inbox.wish_priors(whose).await?),
+    };
+    Ok((output, Vec::new()))
 }
 
 /// Runs what reads the disk off the runtime's own threads.

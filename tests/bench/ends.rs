@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use identity::{NodeId, NodeKey};
 use journal::{ClockQuality, Head, JournalId, SignedManifest};
 use kit::relay::Profile;
-use study::{Digest, Priority};
-use sync_proto::{Begun, Command, Config, Event, Offer, Session};
+use study::Digest;
+use sync_proto::{Begun, Class, Command, Config, Event, Offer, Rank, Session};
 use sync_quic::testing::MemoryShelf;
 use sync_quic::{
     Admission, Call, Dialer, LinkProfile, Listener, Local, Refusal, Road, Traffic, run,
@@ -133,13 +133,13 @@ impl Ends {
         let started = Instant::now();
         let line = dialer.dial(Road::Quic, to, hub_id, &link).await?;
         let (commands, taken) = mpsc::channel(1);
-        commands.send(offer(manifest, Priority::Routine)).await?;
+        commands.send(offer(manifest, Class::Routine)).await?;
         let unit_session = session(unit_id, hub_id);
         let unit = tokio::spawn(run(line, unit_session, Arc::new(unit_shelf), taken));
         let mut stat_took = None;
         if let Some(after) = stat_after {
             tokio::time::sleep_until((started + after).into()).await;
-            commands.send(offer(stat, Priority::Stat)).await?;
+            commands.send(offer(stat, Class::Stat)).await?;
         }
         while delivery(&mut events).await? != routine {
             stat_took = stat_after.map(|after| started.elapsed() - after);
@@ -159,10 +159,10 @@ impl Ends {
     }
 }
 
-fn offer(manifest: SignedManifest, class: Priority) -> Command {
+fn offer(manifest: SignedManifest, class: Class) -> Command {
     Command::Offer(Box::new(Offer {
         manifest,
-        class,
+        rank: Rank::new(class, 0),
         begun: Begun::Never,
     }))
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use identity::{NodeId, NodeKey};
 use journal::{ClockQuality, Head, JournalId, SignedManifest};
-use study::Priority;
-use sync_proto::{Begun, ByeCode, Command, Config, DATA_BYTES_MAX, Event, Offer, Session};
+use sync_proto::{
+    Begun, ByeCode, Class, Command, Config, DATA_BYTES_MAX, Event, Offer, Rank, Session,
+};
 use sync_quic::testing::MemoryShelf;
 use sync_quic::{
     Admission, Call, Dialer, Ended, Link, LinkProfile, Listener, Local, Refusal, Road, run,
@@ -122,7 +123,7 @@ impl Impostor {
     pub(crate) fn offer(&self, manifest: SignedManifest) {
         let offer = Offer {
             manifest,
-            class: Priority::Routine,
+            rank: Rank::new(Class::Routine, 0),
             begun: Begun::Never,
         };
         let command = Command::Offer(Box::new(offer));

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use identity::NodeId;
 use journal::{ClockQuality, Head, JournalId};
 use study::Digest;
 use sync_proto::{ByeCode, Command, Config, Event, RefusalCode, Session};

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use journal::{JournalId, Signed, SignedManifest};
-use study::{Digest, Priority};
-use sync_proto::{CommandError, Event, RefusalCode};
+use study::Digest;
+use sync_proto::{Class, CommandError, Event, RefusalCode};
 use sync_quic::{Arrival, Found, Kept, Piece, Shelf, ShelfError, Taken};
 use tokio::sync::mpsc;
 
@@ -122,7 +122,7 @@ impl Shelf for BoxShelf {
     async fn store_manifest(
         &self,
         manifest: SignedManifest,
-        _class: Priority,
+        _class: Class,
     ) -> Result<Taken, ShelfError> {
         // Whoever signed it: only what is in our own table of revisions is known by its digest.
         Ok(match self.given_back(manifest.digest()).await? {
@@ -133,7 +133,7 @@ impl Shelf for BoxShelf {
         })
     }
 
-    async fn find_manifest(&self, manifest: Digest, _class: Priority) -> Result<Found, ShelfError> {
+    async fn find_manifest(&self, manifest: Digest, _class: Class) -> Result<Found, ShelfError> {
         self.given_back(manifest).await
     }
 

@@ -11,12 +11,12 @@ mod order;
 use std::collections::{BTreeMap, BTreeSet};
 
 use study::{Digest, Priority, StudyUid};
-use sync_proto::{Begun, Command, Offer, QUEUE_MAX, Unfinished};
+use sync_proto::{Begun, Class, Command, Offer, QUEUE_MAX, Rank, Unfinished};
 
 use crate::vault::{Offerable, Vault, VaultError};
 
-/// How many revisions one session is given at a time; more follow as these are delivered. Urgent
-/// ones are not kept waiting behind a full list.
+/// How many revisions of one class a session is given at a time; more follow as these are
+/// delivered. Urgent ones are not kept waiting behind a full list, and no class behind another's.
 const OFFERED_MAX: usize = 256;
 /// How many bytes of studies that can wait are offered ahead of the link, but for the rest of a study
 /// that was begun: what is not offered may still be packed smaller.
@@ -36,8 +36,8 @@ pub struct Outbox {
     inherited: BTreeSet<Digest>,
     /// What an earlier session has left behind.
     begun: BTreeMap<Digest, Begun>,
-    /// What the present session was given, and with what urgency.
-    offered: BTreeMap<Digest, Priority>,
+    /// What the present session was given, and when it goes there.
+    offered: BTreeMap<Digest, Rank>,
     /// What the present session is through with; receipts of these may still be on their way.
     delivered: BTreeSet<Digest>,
     /// Those of them that the hub could not take just now.
@@ -82,16 +82,20 @@ impl Outbox {
         self.delivered.retain(|digest| present.contains(digest));
         let mut ahead = Ahead::of(&due, &self.offered);
         let (mut order, mut to_offer) = (Vec::new(), BTreeMap::new());
+        let mut given: BTreeMap<Class, usize> = BTreeMap::new();
+        for rank in self.offered.values() {
+            *given.entry(rank.class).or_default() += 1;
+        }
         for revision in due {
-            let (manifest, class) = (revision.manifest_digest, revision.priority);
+            let (manifest, rank) = (revision.manifest_digest, order::rank(&revision));
             match self.offered.get(&manifest) {
-                Some(offered) if *offered == class => {}
+                Some(offered) if *offered == rank => {}
                 Some(_) => {
-                    self.offered.insert(manifest, class);
-                    commands.push(Command::Class { manifest, class });
+                    self.offered.insert(manifest, rank.clone());
+                    commands.push(Command::Rank { manifest, rank });
                 }
                 None if self.delivered.contains(&manifest) => {}
-                None if self.offered.len() + to_offer.len() >= offered_max(class) => {}
+                None if given.get(&rank.class) >= Some(&offered_max(rank.class)) => {}
                 None if !ahead.takes(&revision) => {}
                 None => {
                     let begun = if revision.was_at_hub {
@@ -99,8 +103,9 @@ impl Outbox {
                     } else {
                         self.begun(&manifest)
                     };
+                    *given.entry(rank.class).or_default() += 1;
                     order.push(manifest);
-                    to_offer.insert(manifest, (class, begun));
+                    to_offer.insert(manifest, (rank, begun));
                 }
             }
         }
@@ -109,11 +114,11 @@ impl Outbox {
         }
         for signed in self.vault.offer(order).await?.into_inner() {
             let manifest = signed.digest();
-            if let Some((class, begun)) = to_offer.remove(&manifest) {
-                self.offered.insert(manifest, class);
+            if let Some((rank, begun)) = to_offer.remove(&manifest) {
+                self.offered.insert(manifest, rank.clone());
                 commands.push(Command::Offer(Box::new(Offer {
                     manifest: signed,
-                    class,
+                    rank,
                     begun,
                 })));
             }
@@ -187,7 +192,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn of(due: &[Offerable], offered: &BTreeMap<Digest, Priority>) -> Self {
+    fn of(due: &[Offerable], offered: &BTreeMap<Digest, Rank>) -> Self {
         let with_session = |o: &&Offerable| offered.contains_key(&o.manifest_digest);
         let offered = due.iter().filter(with_session);
         Self {
@@ -211,10 +216,12 @@ impl Ahead {
     }
 }
 
-fn offered_max(class: Priority) -> usize {
+/// How many of a class a session is given; together less than it takes.
+fn offered_max(class: Class) -> usize {
     match class {
-        Priority::Stat | Priority::Urgent => QUEUE_MAX,
-        Priority::Routine | Priority::Bulk => OFFERED_MAX,
+        Class::Stat => QUEUE_MAX / 4,
+        Class::Urgent => QUEUE_MAX / 2,
+        Class::Routine | Class::Bulk | Class::Software => OFFERED_MAX,
     }
 }
 

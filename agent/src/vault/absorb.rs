@@ -484,6 +484,8 @@ fn recall(sql: &Connection, fact: &Fact) -> store::rusqlite::Result<()> {
         | Fact::Damaged(_)
         | Fact::ChunksWanted(_)
         | Fact::Diverged(_)
+        | Fact::InstancesFirst(_)
+        | Fact::PriorsWanted(_)
         | Fact::Unknown { .. } => Ok(0),
     }
     .map(drop)

@@ -71,21 +71,41 @@ impl Vault {
         self.room_to_write(0)?;
         let key = Arc::clone(&self.0.key);
         let said = self.0.writer.run(move |work| -> Result<(), VaultError> {
-            if standing(work.sql(), &study)?.is_none() {
-                return Err(VaultError::UnknownStudy(study));
+            let known = standing(work.sql(), &study)?.is_some();
+            let set = PrioritySet { study, priority };
+            if !known {
+                return Err(VaultError::UnknownStudy(set.study));
             }
-            work.sql()
-                .prepare_cached("UPDATE study SET priority = ?2 WHERE study_uid = ?1")?
-                .execute(params![study.as_str(), priority.code()])?;
-            let fact = Fact::PrioritySet(PrioritySet {
-                study: study.clone(),
-                priority,
-            });
-            say_or_keep(work, &key, &study, &fact)
+            change_priority(work, &key, set)
         });
         self.note_change(said.await?);
         Ok(())
     }
+}
+
+/// Does what the hub says of a study's urgency, and says it again, so that ours is the last word.
+pub(super) fn obey_priority(
+    work: &mut Work<'_>,
+    key: &NodeKey,
+    set: PrioritySet,
+) -> Result<(), VaultError> {
+    let differs = work
+        .sql()
+        .prepare_cached("SELECT 1 FROM study WHERE study_uid = ?1 AND priority <> ?2")?
+        .exists(params![set.study.as_str(), set.priority.code()])?;
+    if differs {
+        tracing::info!(study = %set.study, priority = %set.priority, "the hub sets how urgent a study is");
+        change_priority(work, key, set)?;
+    }
+    Ok(())
+}
+
+fn change_priority(work: &mut Work<'_>, key: &NodeKey, set: PrioritySet) -> Result<(), VaultError> {
+    work.sql()
+        .prepare_cached("UPDATE study SET priority = ?2 WHERE study_uid = ?1")?
+        .execute(params![set.study.as_str(), set.priority.code()])?;
+    let study = set.study.clone();
+    say_or_keep(work, key, &study, &Fact::PrioritySet(set))
 }
 
 /// Says a fact of a study in our journal, unless nothing may be said of the study yet.

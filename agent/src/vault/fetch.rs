@@ -143,7 +143,11 @@ impl Vault {
         }
     }
 
-    fn read_file(&self, sop: &SopInstanceUid, version: u32) -> Result<KeptFile, FetchError> {
+    pub(super) fn read_file(
+        &self,
+        sop: &SopInstanceUid,
+        version: u32,
+    ) -> Result<KeptFile, FetchError> {
         let entries = self.0.readers.with(|sql| entries(sql, sop))?;
         if entries.is_empty() {
             return Err(FetchError::Unknown(sop.clone()));

@@ -10,6 +10,7 @@
 mod absorb;
 mod again;
 mod arrivals;
+mod asked;
 mod batches;
 mod columns;
 mod consent;

@@ -13,7 +13,7 @@ use store::{Synced, Work};
 use study::{Digest, StudyUid};
 use thiserror::Error;
 
-use super::{Vault, VaultError, formats, keep, sealed};
+use super::{Vault, VaultError, asked, consent, formats, keep, sealed};
 use crate::keys::Locked;
 
 /// Says why a record is not kept.
@@ -92,6 +92,7 @@ impl Vault {
         records: Vec<Vec<u8>>,
     ) -> Result<Synced<Head>, VaultError> {
         self.room_to_write(records.iter().map(|bytes| bytes.len() as u64).sum())?;
+        let key = Arc::clone(&self.0.key);
         let accepted = self.0.writer.run(move |work| -> Result<Head, VaultError> {
             let mut at = head(work.sql(), &journal)?;
             for bytes in &records {
@@ -103,6 +104,10 @@ impl Vault {
                 };
                 insert(work, &signed)?;
                 act_on(work.sql(), &signed)?;
+                // What our own journal answers is not done again by a rebuild: it is there.
+                if let Fact::PrioritySet(set) = signed.record.fact().map_err(RecordFault::from)? {
+                    consent::obey_priority(work, &key, set)?;
+                }
                 at = signed.head;
             }
             Ok(at)
@@ -249,6 +254,8 @@ pub(super) fn act_on(sql: &Connection, signed: &Signed) -> Result<(), VaultError
                 tracing::warn!(manifest = %lost.manifest, "the hub asks for what it has lost");
             }
         }
+        Fact::InstancesFirst(said) => asked::note_first(sql, &said)?,
+        Fact::PriorsWanted(said) => asked::note_priors(sql, &said.study)?,
         Fact::Opened(_)
         | Fact::Offered(_)
         | Fact::Consent(_)

@@ -1,6 +1,6 @@
 //! Revisions: packed groups take the place of intake records, and each is signed and offered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use codec::{Tier, UnitHeader};
 use identity::NodeKey;
@@ -12,13 +12,14 @@ use study::{
     ChunkRef, Digest, Group, GroupForm, InstanceDigest, Manifest, Priority, SopInstanceUid,
     StudyRoot, StudyUid,
 };
+use sync_proto::Runs;
 
 use super::arrivals::segment_family;
 use super::batches::{Batch, BatchItem};
 use super::columns::{form_code, int, priority, tier_code, uid};
 use super::fetch::FetchError;
 use super::formats::{self, GroupMeta, PackedFile};
-use super::{Vault, VaultError, sealed};
+use super::{Vault, VaultError, asked, sealed};
 
 /// A batch that is to become a revision.
 #[derive(Debug)]
@@ -87,6 +88,10 @@ pub struct Offerable {
     pub offered: bool,
     /// Bytes of its chunks that the hub has not said it holds.
     pub waiting_bytes: u64,
+    /// The study was asked for as a prior.
+    pub called: bool,
+    /// Chunks that a reader waits for.
+    pub first: Runs,
 }
 
 impl Vault {
@@ -147,24 +152,25 @@ impl Vault {
     /// All revisions that may leave and have no receipt, or of which the hub has lost something since
     /// and this box has not, in no particular order.
     pub fn offerable(&self) -> Result<Vec<Offerable>, VaultError> {
-        Ok(self.0.readers.with(|sql| {
+        Ok(self.0.readers.with(|sql| -> store::rusqlite::Result<_> {
+            let mut first = asked::chunks_first(sql)?;
             sql.prepare_cached(
                 "SELECT r.study_uid, r.revision, s.priority,
                         (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
-                        r.manifest_digest, 0, r.offered, r.bytes_to_cross - r.bytes_at_hub
+                        r.manifest_digest, 0, r.offered, r.bytes_to_cross - r.bytes_at_hub, s.called
                  FROM revision r JOIN study s USING (study_uid)
                  WHERE r.receipt_seq IS NULL AND r.refused IS NULL AND s.consent != 0
                  UNION ALL
                  SELECT r.study_uid, r.revision, s.priority,
                         (SELECT min(instance_id) FROM instance WHERE study_uid = r.study_uid),
-                        r.manifest_digest, 1, r.offered, 0
+                        r.manifest_digest, 1, r.offered, 0, s.called
                  FROM revision r JOIN study s USING (study_uid)
                  WHERE r.wanted > 0 AND s.consent != 0
                      AND (r.receipt_seq IS NOT NULL OR r.refused IS NOT NULL)
                      AND EXISTS (SELECT 1 FROM chunk c WHERE c.study_uid = r.study_uid
                                  AND c.revision = r.revision)",
             )?
-            .query_map([], offerable_from_row)?
+            .query_map([], |row| offerable_from_row(row, &mut first))?
             .collect()
         })?)
     }
@@ -482,15 +488,21 @@ fn standing(sql: &Connection, study: &StudyUid) -> store::rusqlite::Result<(Prio
         .query_row([study.as_str()], |row| Ok((priority(row, 0)?, row.get(1)?)))
 }
 
-fn offerable_from_row(row: &Row<'_>) -> store::rusqlite::Result<Offerable> {
+fn offerable_from_row(
+    row: &Row<'_>,
+    first: &mut BTreeMap<Digest, Runs>,
+) -> store::rusqlite::Result<Offerable> {
+    let manifest_digest = Digest::from_bytes(row.get(4)?);
     Ok(Offerable {
         study: uid(row, 0, StudyUid::parse)?,
         revision: row.get(1)?,
         priority: priority(row, 2)?,
         came: row.get(3)?,
-        manifest_digest: Digest::from_bytes(row.get(4)?),
+        manifest_digest,
         was_at_hub: row.get(5)?,
         offered: row.get(6)?,
         waiting_bytes: row.get(7)?,
+        called: row.get(8)?,
+        first: first.remove(&manifest_digest).unwrap_or_default(),
     })
 }

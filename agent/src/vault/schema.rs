@@ -150,4 +150,11 @@ ALTER TABLE revision ADD COLUMN offered INTEGER NOT NULL DEFAULT 0; -- 1: it may
 UPDATE revision SET offered = 1 WHERE study_uid IN (SELECT study_uid FROM study WHERE consent != 0);
 CREATE INDEX revision_unoffered ON revision (study_uid, revision) WHERE offered = 0;
 ALTER TABLE pack_group ADD COLUMN tier INTEGER;     -- codec::Tier it was packed in; null: not known
+", "
+ALTER TABLE study ADD COLUMN called INTEGER NOT NULL DEFAULT 0; -- 1: asked for as a prior, so it goes before the rest of its class
+ALTER TABLE pack_group ADD COLUMN waited_for INTEGER NOT NULL DEFAULT 0; -- 1: a reader waits for it
+CREATE INDEX pack_group_waited_for ON pack_group (study_uid) WHERE waited_for;
+CREATE TABLE priors_wanted (                -- studies whose patient's other studies are wanted
+    study_uid       TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 "];

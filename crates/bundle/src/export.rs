@@ -299,7 +299,7 @@ impl<S: Shelf, W: io::Write> Recording<'_, S, W> {
         let number = u32::try_from(number).expect("a stick does not hold so many");
         self.writer.frame(&Frame::Offer {
             item: number,
-            class,
+            class: class.into(),
             manifest: manifest.bytes().to_vec().into(),
         })?;
         self.written.revisions += 1;

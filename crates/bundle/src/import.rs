@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use identity::{NodeId, NodeKey};
 use journal::{JournalId, Signed, SignedManifest};
-use study::{Digest, Priority};
+use study::Digest;
 use sync_proto::{
-    Config, Event, Frame, JournalHeld, Loaded, Millis, Output, PeerFault, RefusalCode, Session,
-    Stored,
+    Class, Config, Event, Frame, JournalHeld, Loaded, Millis, Output, PeerFault, RefusalCode,
+    Session, Stored,
 };
 use sync_quic::{Arrival, Kept, Shelf, ShelfError, Taken as Answer};
 use thiserror::Error;
@@ -338,7 +338,7 @@ impl<S: Shelf> Hearing<'_, S> {
         &mut self,
         item: u32,
         manifest: SignedManifest,
-        class: Priority,
+        class: Class,
     ) -> Result<(), TakeError> {
         self.store_data()?;
         let storing = self.shelf.store_manifest(manifest, class);

@@ -11,7 +11,7 @@ use journal::{
 };
 use proptest::prelude::*;
 use study::Priority;
-use sync_proto::{Config, Event, Frame};
+use sync_proto::{Class, Config, Event, Frame};
 use sync_quic::testing::MemoryShelf;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -512,7 +512,7 @@ proptest! {
         let study = unit.shelf.study(&unit.key, "1.2.3", 2, 600);
         let offer = Frame::Offer {
             item: 0,
-            class: Priority::Routine,
+            class: Class::Routine,
             manifest: study.bytes().to_vec().into(),
         };
         let data = |chunk| Frame::Data { item: 0, chunk, offset: 0, bytes: vec![7; 600].into() };

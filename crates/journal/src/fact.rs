@@ -2,7 +2,7 @@
 
 use identity::NodeId;
 use minicbor::{Decode, Encode};
-use study::{Digest, Priority, StudyRoot, StudyUid};
+use study::{Digest, Priority, SopInstanceUid, StudyRoot, StudyUid};
 use thiserror::Error;
 
 /// The longest text in a fact, in bytes.
@@ -10,6 +10,9 @@ pub const TEXT_BYTES_MAX: usize = 200;
 
 /// The most critical a finding can be.
 pub const CRITICAL_MAX: u8 = 3;
+
+/// How many instances one [`InstancesFirst`] names.
+pub const INSTANCES_FIRST_MAX: usize = 256;
 
 /// Says that a record's body is not the fact that its kind announces.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -28,6 +31,9 @@ pub enum FactError {
         /// The record's kind.
         kind: u16,
     },
+    /// An [`InstancesFirst`] names more than [`INSTANCES_FIRST_MAX`].
+    #[error("{0} instances are asked for, {max} may be", max = INSTANCES_FIRST_MAX)]
+    TooManyInstances(usize),
     /// A report says that it is more critical than anything can be.
     #[error("a report is critical to degree {0}, the highest is {max}", max = CRITICAL_MAX)]
     TooCritical(u8),
@@ -93,7 +99,8 @@ pub struct Consent {
     pub by: Option<String>,
 }
 
-/// A study's urgency was set (kind 4).
+/// A study's urgency was set (kind 4): by the unit, or by the hub in a unit's stream, which the unit
+/// obeys and says again.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PrioritySet {
     /// The study.
@@ -322,6 +329,26 @@ pub struct Diverged {
     pub kind: Divergence,
 }
 
+/// A reader waits for these instances of a study: the groups of chunks that hold them go before the
+/// rest of it (kind 18). It takes the place of the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct InstancesFirst {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+    /// One instance of each group is enough; none: nothing goes first any more.
+    #[n(1)]
+    pub instances: Vec<SopInstanceUid>,
+}
+
+/// Somebody wants the other studies of a study's patient (kind 19).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PriorsWanted {
+    /// The study.
+    #[n(0)]
+    pub study: StudyUid,
+}
+
 /// What a record states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -359,6 +386,10 @@ pub enum Fact {
     ChunksWanted(ChunksWanted),
     /// Kind 17.
     Diverged(Diverged),
+    /// Kind 18.
+    InstancesFirst(InstancesFirst),
+    /// Kind 19.
+    PriorsWanted(PriorsWanted),
     /// A kind of a later version: kept and passed on.
     Unknown {
         /// The record's kind.
@@ -389,6 +420,8 @@ impl Fact {
             Self::Damaged(_) => 15,
             Self::ChunksWanted(_) => 16,
             Self::Diverged(_) => 17,
+            Self::InstancesFirst(_) => 18,
+            Self::PriorsWanted(_) => 19,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -413,6 +446,8 @@ impl Fact {
             Self::Damaged(f) => encode(f),
             Self::ChunksWanted(f) => encode(f),
             Self::Diverged(f) => encode(f),
+            Self::InstancesFirst(f) => encode(f),
+            Self::PriorsWanted(f) => encode(f),
             Self::Unknown { body, .. } => body.clone(),
         }
     }
@@ -437,6 +472,8 @@ impl Fact {
             15 => Self::Damaged(decode(kind, body)?),
             16 => Self::ChunksWanted(decode(kind, body)?),
             17 => Self::Diverged(decode(kind, body)?),
+            18 => Self::InstancesFirst(decode(kind, body)?),
+            19 => Self::PriorsWanted(decode(kind, body)?),
             _ => Self::Unknown {
                 kind,
                 body: body.to_vec(),
@@ -444,6 +481,11 @@ impl Fact {
         };
         if fact.text().is_some_and(|text| text.len() > TEXT_BYTES_MAX) {
             return Err(FactError::TextTooLong { kind });
+        }
+        if let Self::InstancesFirst(InstancesFirst { instances, .. }) = &fact
+            && instances.len() > INSTANCES_FIRST_MAX
+        {
+            return Err(FactError::TooManyInstances(instances.len()));
         }
         if let Self::Report(Report { critical, .. }) = &fact
             && *critical > CRITICAL_MAX
@@ -473,6 +515,8 @@ impl Fact {
             | Self::Damaged(_)
             | Self::ChunksWanted(_)
             | Self::Diverged(_)
+            | Self::InstancesFirst(_)
+            | Self::PriorsWanted(_)
             | Self::Unknown { .. } => None,
         }
     }

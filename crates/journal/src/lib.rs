@@ -33,9 +33,9 @@ pub use chain::{
 };
 pub use fact::{
     CRITICAL_MAX, ChunksWanted, Consent, ConsentBasis, Damaged, Diverged, Divergence, Enrolled,
-    Erased, Fact, FactError, FleetApplied, LegalHold, Offered, Opened, PrioritySet, Receipt,
-    ReceiptRefused, Released, Report, ReportReceived, ReportStatus, TEXT_BYTES_MAX, TokenIssued,
-    report_domain,
+    Erased, Fact, FactError, FleetApplied, INSTANCES_FIRST_MAX, InstancesFirst, LegalHold, Offered,
+    Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused, Released, Report, ReportReceived,
+    ReportStatus, TEXT_BYTES_MAX, TokenIssued, report_domain,
 };
 pub use identity::{NodeId, NodeKey};
 pub use manifest::{ManifestFault, SignedManifest};

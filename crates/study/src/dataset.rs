@@ -340,7 +340,7 @@ fn number(value: &[u8]) -> Option<i32> {
         .ok()
 }
 
-fn inflate(data_set: &[u8]) -> Result<Vec<u8>, DatasetError> {
+pub(crate) fn inflate(data_set: &[u8]) -> Result<Vec<u8>, DatasetError> {
     use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
     decompress_to_vec_with_limit(data_set, INFLATED_BYTES_MAX).map_err(|e| {
         if e.status == TINFLStatus::HasMoreOutput {

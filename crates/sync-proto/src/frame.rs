@@ -3,9 +3,10 @@
 use journal::{ClockQuality, JournalId};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
-use study::{Digest, Priority};
+use study::Digest;
 use thiserror::Error;
 
+use crate::class::Class;
 use crate::runs::Runs;
 
 /// The protocol that this crate speaks.
@@ -184,7 +185,7 @@ pub enum Frame {
         item: u32,
         /// Its class.
         #[n(1)]
-        class: Priority,
+        class: Class,
         /// The signed manifest.
         #[n(2)]
         manifest: ByteVec,
@@ -197,7 +198,7 @@ pub enum Frame {
         item: u32,
         /// Its class.
         #[n(1)]
-        class: Priority,
+        class: Class,
         /// BLAKE3 of the signed manifest.
         #[n(2)]
         manifest: Digest,
@@ -226,7 +227,7 @@ pub enum Frame {
         item: u32,
         /// Its new class.
         #[n(1)]
-        class: Priority,
+        class: Class,
     },
     /// The offering side takes the item back; what the receiver holds of it stays valid.
     #[n(10)]

@@ -1,9 +1,10 @@
 //! What goes into a session and comes out of it, frames apart.
 
 use journal::{ClockQuality, Divergence, Head, JournalId, NodeId, Signed, SignedManifest};
-use study::{Digest, Priority};
+use study::Digest;
 use thiserror::Error;
 
+use crate::class::{Class, Rank};
 use crate::frame::{ByeCode, Frame, Partial, RefusalCode};
 use crate::runs::Runs;
 
@@ -74,8 +75,8 @@ pub enum Begun {
 pub struct Offer {
     /// The manifest, signed by this node, or by the peer: then its own chunks are given back to it.
     pub manifest: SignedManifest,
-    /// Its class.
-    pub class: Priority,
+    /// When it goes.
+    pub rank: Rank,
     /// Its past.
     pub begun: Begun,
 }
@@ -83,14 +84,14 @@ pub struct Offer {
 /// What this node's rooms want of the session.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// Send a manifest and its chunks, after those of its class that came before.
+    /// Send a manifest and its chunks, when its rank has come.
     Offer(Box<Offer>),
-    /// Change the class of an offered manifest; takes effect within one Data frame.
-    Class {
+    /// Change when an offered manifest goes; takes effect within one Data frame.
+    Rank {
         /// BLAKE3 of the signed manifest.
         manifest: Digest,
-        /// The new class.
-        class: Priority,
+        /// Its new rank.
+        rank: Rank,
     },
     /// Take an offered manifest back; it counts as offered until [`Event::TakenBack`].
     Withdraw {
@@ -175,14 +176,14 @@ pub enum Output {
         /// The item.
         item: u32,
         /// Its class.
-        class: Priority,
+        class: Class,
     },
     /// An open lane has another class: change its priority, for bytes already handed over too.
     SetClass {
         /// The item.
         item: u32,
         /// Its class.
-        class: Priority,
+        class: Class,
     },
     /// Nothing more is sent on this lane: finish it after what was sent. No `handle_sent` is due.
     CloseLane {
@@ -198,7 +199,7 @@ pub enum Output {
         /// The manifest.
         manifest: Box<SignedManifest>,
         /// Its class.
-        class: Priority,
+        class: Class,
     },
     /// Look for a peer's manifest that may be known. Answer: [`Stored::Found`],
     /// [`Stored::Complete`], [`Stored::Unknown`] or [`Stored::Refused`].
@@ -208,7 +209,7 @@ pub enum Output {
         /// BLAKE3 of the signed manifest.
         manifest: Digest,
         /// Its class.
-        class: Priority,
+        class: Class,
     },
     /// Store bytes of a chunk durably, after all bytes of that chunk before them. Answer, once
     /// synced: [`Stored::Data`], for the last bytes only after the whole chunk's BLAKE3 was found
@@ -417,7 +418,7 @@ pub enum Event {
         /// BLAKE3 of the signed manifest.
         manifest: Digest,
         /// Its class.
-        class: Priority,
+        class: Class,
     },
     /// The peer took an incoming manifest back.
     Withdrawn {
@@ -468,8 +469,6 @@ pub enum Event {
 pub struct Unfinished {
     /// BLAKE3 of the signed manifest.
     pub manifest: Digest,
-    /// Its class.
-    pub class: Priority,
     /// What may have left.
     pub begun: Begun,
 }

@@ -142,6 +142,7 @@
 
 #![forbid(unsafe_code)]
 
+mod class;
 mod fault;
 mod frame;
 mod io;
@@ -151,6 +152,7 @@ mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use class::{Class, Rank};
 pub use fault::PeerFault;
 pub use frame::{
     ByeCode, DATA_BYTES_MAX, DATA_BYTES_MIN, FLEET_BYTES_MAX, FRAME_BYTES_MAX, Frame, FrameError,

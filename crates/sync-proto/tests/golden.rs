@@ -1,8 +1,8 @@
 //! The bytes of protocol 1, frame by frame: they never change.
 
 use journal::{ClockQuality, JournalId, NodeId};
-use study::{Digest, Priority};
-use sync_proto::{ByeCode, Frame, JournalHeld, Partial, Progress, RefusalCode};
+use study::Digest;
+use sync_proto::{ByeCode, Class, Frame, JournalHeld, Partial, Progress, RefusalCode};
 
 fn of_the_session() -> Vec<Frame> {
     let node = |n| NodeId::from_bytes([n; 32]);
@@ -51,7 +51,7 @@ fn of_the_session() -> Vec<Frame> {
 }
 
 fn of_items() -> Vec<Frame> {
-    let class = Priority::Urgent;
+    let class = Class::Urgent;
     let text = "why".to_owned();
     let bytes = || vec![1, 2, 3].into();
     vec![

@@ -6,8 +6,8 @@ use journal::{ClockQuality, Head, JournalId, NodeId, NodeKey};
 use proptest::prelude::*;
 use study::{Digest, GroupForm, Priority};
 use sync_proto::{
-    ByeCode, Config, Frame, Holding, JournalHeld, Lane, Loaded, Millis, Output, Partial, Progress,
-    RefusalCode, Session, Stored,
+    ByeCode, Class, Config, Frame, Holding, JournalHeld, Lane, Loaded, Millis, Output, Partial,
+    Progress, RefusalCode, Session, Stored,
 };
 
 fn node(n: u8) -> NodeId {
@@ -25,8 +25,8 @@ fn journal() -> impl Strategy<Value = JournalId> {
     })
 }
 
-fn class() -> impl Strategy<Value = Priority> {
-    prop::sample::select(Priority::ALL.to_vec())
+fn class() -> impl Strategy<Value = Class> {
+    prop::sample::select(Class::ALL.to_vec())
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -323,7 +323,7 @@ fn session() -> Session {
     ] {
         let offer = sync_proto::Offer {
             manifest: fixtures::manifest(1, which),
-            class: Priority::Routine,
+            rank: sync_proto::Rank::new(Class::Routine, 0),
             begun,
         };
         session

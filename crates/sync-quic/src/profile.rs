@@ -22,7 +22,7 @@ const RECEIVE_WINDOW_BYTES: u32 = 8 << 20;
 /// Room for the probes of [`crate::wake`].
 const PROBES_BYTES: usize = 1024;
 /// How many item lanes a peer may have open: those of its items, and some that are just ending.
-const ITEM_LANES_MAX: u32 = 80;
+const ITEM_LANES_MAX: u32 = 160;
 
 /// How the sending rate is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,8 +7,8 @@
 use std::future::Future;
 
 use journal::{JournalId, Signed, SignedManifest};
-use study::{Digest, Priority};
-use sync_proto::{CommandError, Event, Holding, RefusalCode};
+use study::Digest;
+use sync_proto::{Class, CommandError, Event, Holding, RefusalCode};
 use thiserror::Error;
 
 /// Says that the disk or the program behind a [`Shelf`] cannot go on; the session ends.
@@ -114,14 +114,14 @@ pub trait Shelf: Send + Sync + 'static {
     fn store_manifest(
         &self,
         manifest: SignedManifest,
-        class: Priority,
+        class: Class,
     ) -> impl Future<Output = Result<Taken, ShelfError>> + Send;
 
     /// Looks for a manifest that may be held.
     fn find_manifest(
         &self,
         manifest: Digest,
-        class: Priority,
+        class: Class,
     ) -> impl Future<Output = Result<Found, ShelfError>> + Send;
 
     /// Stores whatever has come in since the last call, best in one sync; the answers are in the

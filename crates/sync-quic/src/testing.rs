@@ -11,7 +11,7 @@ use std::time::Duration;
 use identity::NodeKey;
 use journal::{JournalId, Signed, SignedManifest};
 use study::{ChunkRef, Digest, Group, GroupForm, Manifest, Priority, StudyRoot, StudyUid};
-use sync_proto::{CommandError, Event, Holding, Partial};
+use sync_proto::{Class, CommandError, Event, Holding, Partial};
 use tokio::sync::mpsc;
 
 use crate::shelf::{Arrival, Found, Kept, Piece, Shelf, ShelfError, Taken};
@@ -242,7 +242,7 @@ impl Shelf for MemoryShelf {
     async fn store_manifest(
         &self,
         manifest: SignedManifest,
-        _: Priority,
+        _: Class,
     ) -> Result<Taken, ShelfError> {
         tokio::time::sleep(self.sync_time).await;
         let mut state = self.state();
@@ -255,7 +255,7 @@ impl Shelf for MemoryShelf {
         Ok(Taken::Held(incoming.holding()))
     }
 
-    async fn find_manifest(&self, manifest: Digest, _: Priority) -> Result<Found, ShelfError> {
+    async fn find_manifest(&self, manifest: Digest, _: Class) -> Result<Found, ShelfError> {
         Ok(match self.state().incoming.get(&manifest) {
             Some(held) => Found::Held(Box::new(held.manifest.clone()), held.holding()),
             None => Found::Unknown,

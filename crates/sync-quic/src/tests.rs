@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use identity::{NodeId, NodeKey};
 use journal::{Chain, ClockQuality, Fact, Head, JournalId, Moment, Opened};
-use study::Priority;
-use sync_proto::{Begun, ByeCode, Command, Config, Event, Offer, Session};
+use sync_proto::{Begun, ByeCode, Class, Command, Config, Event, Offer, Rank, Session};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -224,7 +223,7 @@ async fn a_study_and_records_cross_both_ways_and_both_sides_part() {
         let digest = manifest.digest();
         let offer = Offer {
             manifest,
-            class: Priority::Routine,
+            rank: Rank::new(Class::Routine, 0),
             begun: Begun::Never,
         };
         unit.command(Command::Offer(Box::new(offer))).await;
@@ -369,7 +368,7 @@ async fn what_was_durable_before_a_cut_is_not_sent_again() {
         let (digest, total) = (manifest.digest(), 20 << 20);
         let offer = |begun| Offer {
             manifest: manifest.clone(),
-            class: Priority::Routine,
+            rank: Rank::new(Class::Routine, 0),
             begun,
         };
 
@@ -534,14 +533,14 @@ async fn an_urgent_study_overtakes_one_that_is_on_its_way() {
     let offer = |manifest, class| {
         Command::Offer(Box::new(Offer {
             manifest,
-            class,
+            rank: Rank::new(class, 0),
             begun: Begun::Never,
         }))
     };
-    unit.command(offer(routine, Priority::Routine)).await;
+    unit.command(offer(routine, Class::Routine)).await;
     stored(&hub, 500_000).await;
     let (wanted, offered_at) = (stat.digest(), Instant::now());
-    unit.command(offer(stat, Priority::Stat)).await;
+    unit.command(offer(stat, Class::Stat)).await;
     unit.wait(|event| matches!(event, Event::Delivered { manifest } if *manifest == wanted))
         .await;
     assert!(
@@ -564,7 +563,7 @@ async fn bulk_moves_again_within_a_second_after_an_outage() {
     let manifest = unit.shelf.study(&world.unit, "1.2.3", 40, 200_000);
     let offer = Offer {
         manifest,
-        class: Priority::Routine,
+        rank: Rank::new(Class::Routine, 0),
         begun: Begun::Never,
     };
     unit.command(Command::Offer(Box::new(offer))).await;
@@ -598,7 +597,7 @@ async fn a_hub_that_lost_its_memory_ends_the_old_connection_at_once() {
     let manifest = unit.shelf.study(&world.unit, "1.2.3", 1, 1000);
     let offer = Offer {
         manifest,
-        class: Priority::Stat,
+        rank: Rank::new(Class::Stat, 0),
         begun: Begun::Never,
     };
     unit.command(Command::Offer(Box::new(offer))).await;
@@ -632,7 +631,7 @@ async fn a_chunk_with_a_flipped_bit_is_found_and_the_connection_survives() {
         let digest = manifest.digest();
         let offer = Offer {
             manifest,
-            class: Priority::Routine,
+            rank: Rank::new(Class::Routine, 0),
             begun: Begun::Never,
         };
         unit.command(Command::Offer(Box::new(offer))).await;

@@ -68,6 +68,18 @@ pub(crate) fn admit_study(
     )
 }
 
+/// The units that have sent a study, each with its row.
+pub(crate) fn units_of(
+    sql: &Connection,
+    study: &StudyUid,
+) -> rusqlite::Result<Vec<(StudyId, NodeId)>> {
+    sql.prepare_cached("SELECT id, unit FROM study WHERE uid = ?1")?
+        .query_map([study.as_str()], |row| {
+            Ok((row.get(0)?, NodeId::from_bytes(row.get(1)?)))
+        })?
+        .collect()
+}
+
 /// Notes a study's priority; a study that is not known yet will bring its own.
 pub(crate) fn set_priority(
     sql: &Connection,

@@ -13,11 +13,12 @@ use study::{SopInstanceUid, StudyRoot, StudyUid};
 
 use super::{
     BundleExportArgs, BundleImportArgs, DataArgs, Failure, GetArgs, ReportFileArgs, TokenArgs,
+    WhoseArgs,
 };
 use super::{configuration, open_failure, print};
 use crate::bundles::BundleRequest;
 use crate::config::Config;
-use crate::desk::{self, Request};
+use crate::desk::{self, Request, Whose, Wish};
 use crate::run::Rooms;
 use clock::wall_ms;
 
@@ -114,6 +115,20 @@ pub(super) fn study_list(args: &DataArgs) -> Result<(), Failure> {
 pub(super) fn study_show(args: &DataArgs, study: StudyUid) -> Result<(), Failure> {
     let reply = Desk::new(args)?.ask(Request::StudyShow { study })?;
     show(args, &reply.output, print::studies)
+}
+
+/// Tells the unit of a study what is wanted of it.
+pub(super) fn wish(args: &WhoseArgs, wish: Wish) -> Result<(), Failure> {
+    let study = args.study.clone();
+    let unit = args.unit.map(|unit| unit.to_string());
+    let whose = Whose { study, unit };
+    let reply = Desk::new(&args.data)?.ask(Request::Wish { whose, wish })?;
+    show(&args.data, &reply.output, |output| {
+        let groups = output["groups"].as_u64();
+        groups.map_or(Ok(()), |groups| {
+            print::line(&format!("groups asked for: {groups}"))
+        })
+    })
 }
 
 pub(super) fn get(args: &GetArgs) -> Result<(), Failure> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use identity::{NodeId, SupersedeError};
 use journal::{ClockQuality, JournalId, Signed, SignedManifest};
-use study::{Digest, Priority};
-use sync_proto::{Command, CommandError, Config, Event, RefusalCode, Session};
+use study::Digest;
+use sync_proto::{Class, Command, CommandError, Config, Event, RefusalCode, Session};
 use sync_quic::{Arrival, Ended, Found, Kept, Link, Piece, Shelf, ShelfError, Taken};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -190,7 +190,7 @@ impl Shelf for HubShelf {
     async fn store_manifest(
         &self,
         manifest: SignedManifest,
-        _: Priority,
+        _: Class,
     ) -> Result<Taken, ShelfError> {
         if manifest.signer() != self.unit {
             let text = "the hub takes from a unit what that unit has signed".to_owned();
@@ -207,7 +207,7 @@ impl Shelf for HubShelf {
         }
     }
 
-    async fn find_manifest(&self, manifest: Digest, _: Priority) -> Result<Found, ShelfError> {
+    async fn find_manifest(&self, manifest: Digest, _: Class) -> Result<Found, ShelfError> {
         match self.inbox.find(self.unit, &manifest).map_err(trouble)? {
             None => Ok(Found::Unknown),
             Some((_, Standing::Complete)) => Ok(Found::Complete),

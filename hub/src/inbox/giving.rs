@@ -4,8 +4,8 @@ use identity::NodeId;
 use journal::{ChunksWanted, SignedManifest};
 use store::rusqlite::{self, Connection, OptionalExtension as _, params};
 use store::{Location, StoreError};
-use study::{Digest, Priority};
-use sync_proto::{Begun, Command, Offer};
+use study::Digest;
+use sync_proto::{Begun, Class, Command, Offer, Rank};
 use thiserror::Error;
 
 use super::Inbox;
@@ -38,7 +38,7 @@ impl Inbox {
         // It is only named: the unit knows it, and says what it lacks.
         let offers = self.wanted_back(unit).into_iter().map(|manifest| Offer {
             manifest,
-            class: Priority::Bulk,
+            rank: Rank::new(Class::Bulk, 0),
             begun: Begun::Perhaps,
         });
         offers

@@ -17,6 +17,7 @@ mod settle;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -44,6 +45,7 @@ use decode::Decoding;
 pub(crate) use offers::Standing;
 pub(crate) use settle::Verdict;
 use spool::{Spool, SpoolError};
+pub(crate) use wishes::{First, Whose};
 
 /// Why something was not taken in.
 #[derive(Debug, Error)]
@@ -334,6 +336,8 @@ fn fold(sql: &Connection, unit: NodeId, fact: &Fact) -> rusqlite::Result<()> {
         | Fact::Erased(_)
         | Fact::Damaged(_)
         | Fact::Diverged(_)
+        | Fact::InstancesFirst(_)
+        | Fact::PriorsWanted(_)
         | Fact::Unknown { .. } => Ok(()),
     }
 }

@@ -9,8 +9,10 @@ use identity::{EnrolReply, EnrolRequest};
 use journal::{ClockQuality, Head, Signed, SignedManifest};
 use report::Draft;
 use sealing::open_with;
-use study::{Digest, Priority, StudyUid};
-use sync_proto::{Begun, Command, CommandError, Config as SessionConfig, Event, Offer, Session};
+use study::{Digest, StudyUid};
+use sync_proto::{
+    Begun, Class, Command, CommandError, Config as SessionConfig, Event, Offer, Rank, Session,
+};
 use sync_quic::{
     Arrival, Dialer, End, Ended, Found, HubAddress, Kept, Local, Piece, Road, Roads, RoadsConfig,
     Shelf, ShelfError, Taken, run as drive,
@@ -65,10 +67,10 @@ impl Shelf for BoxShelf {
     async fn load_fleet(&self) -> Result<(u64, Vec<u8>), ShelfError> {
         unused()
     }
-    async fn store_manifest(&self, _: SignedManifest, _: Priority) -> Result<Taken, ShelfError> {
+    async fn store_manifest(&self, _: SignedManifest, _: Class) -> Result<Taken, ShelfError> {
         unused()
     }
-    async fn find_manifest(&self, _: Digest, _: Priority) -> Result<Found, ShelfError> {
+    async fn find_manifest(&self, _: Digest, _: Class) -> Result<Found, ShelfError> {
         unused()
     }
     async fn store_data(&self, _: Vec<Arrival>) -> Result<Vec<Kept>, ShelfError> {
@@ -157,10 +159,10 @@ async fn call(
     });
     let (commands, taken) = mpsc::channel(8);
     if let Some((revision, begun)) = offered {
-        let (manifest, class) = (revision.signed.clone(), Priority::Urgent);
+        let (manifest, class) = (revision.signed.clone(), Class::Urgent);
         let offer = Offer {
             manifest,
-            class,
+            rank: Rank::new(class, 0),
             begun,
         };
         commands

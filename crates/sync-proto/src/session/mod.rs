@@ -1,5 +1,6 @@
 //! The session: one machine for both ends of a connection.
 
+mod choosing;
 mod exchange;
 mod outbox;
 mod outgoing;
@@ -19,7 +20,7 @@ use receiving::Receiver;
 use sending::Sender;
 
 /// How many items one side may have open on the wire.
-pub const OPEN_ITEMS_MAX: usize = 64;
+pub const OPEN_ITEMS_MAX: usize = 128;
 /// How many manifests may wait in a session, open ones included.
 pub const QUEUE_MAX: usize = 4096;
 /// Above this many received bytes that are not yet durable, [`Session::wants_data`] says no.
@@ -96,8 +97,8 @@ impl Session {
         }
         match command {
             Command::Offer(offer) => self.sender.offer(*offer)?,
-            Command::Class { manifest, class } => {
-                self.sender.change_class(manifest, class, &mut self.out)?;
+            Command::Rank { manifest, rank } => {
+                self.sender.change_rank(manifest, rank, &mut self.out)?;
             }
             Command::Withdraw { manifest } => self.sender.withdraw(manifest, &mut self.out)?,
             Command::Records { journal, head } => self.exchange.records_grown(journal, head)?,

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use journal::{ManifestFault, NodeId, SignedManifest};
-use study::{ChunkRef, Digest, Priority};
+use study::{ChunkRef, Digest};
 
 use super::outbox::Outbox;
 use super::taking::Taking;
 use super::{OPEN_ITEMS_MAX, UNSTORED_BYTES_MAX};
+use crate::class::Class;
 use crate::fault::PeerFault;
 use crate::frame::{DATA_BYTES_MAX, Frame, MANIFEST_BYTES_MAX, Progress, RefusalCode};
 use crate::io::{Event, Holding, Millis, Output, Stored};
@@ -49,7 +50,7 @@ struct Parked {
 #[derive(Debug)]
 struct Incoming {
     digest: Digest,
-    class: Priority,
+    class: Class,
     /// The chunks, once the manifest itself is here.
     manifest: Option<Vec<ChunkRef>>,
     stage: Stage,
@@ -123,7 +124,7 @@ impl Receiver {
     pub(super) fn offer(
         &mut self,
         item: u32,
-        class: Priority,
+        class: Class,
         bytes: &[u8],
         out: &mut Outbox,
     ) -> Result<(), PeerFault> {
@@ -183,7 +184,7 @@ impl Receiver {
     pub(super) fn resume(
         &mut self,
         item: u32,
-        class: Priority,
+        class: Class,
         manifest: Digest,
         out: &mut Outbox,
     ) -> Result<(), PeerFault> {
@@ -244,7 +245,7 @@ impl Receiver {
     pub(super) fn class(
         &mut self,
         item: u32,
-        class: Priority,
+        class: Class,
         out: &mut Outbox,
     ) -> Result<(), PeerFault> {
         if let Some(incoming) = opened(&mut self.open, &self.closed, "class", item)? {
@@ -345,7 +346,7 @@ impl Receiver {
         }
     }
 
-    fn open_item(&mut self, item: u32, class: Priority, digest: Digest) -> Result<(), PeerFault> {
+    fn open_item(&mut self, item: u32, class: Class, digest: Digest) -> Result<(), PeerFault> {
         if self.closed.contains(item) || self.open.values().any(|other| other.digest == digest) {
             return Err(PeerFault::OpenedTwice(item));
         }

@@ -1,13 +1,14 @@
-//! Outgoing manifests: what is opened, and which bytes of which chunk go next.
+//! Outgoing manifests: what this node's rooms and the peer say of them.
 
 use std::collections::BTreeMap;
 
 use journal::NodeId;
-use study::{ChunkRef, Digest, Priority};
+use study::Digest;
 
+use super::QUEUE_MAX;
 use super::outbox::Outbox;
 use super::outgoing::{Outgoing, Place, Stage};
-use super::{OPEN_ITEMS_MAX, QUEUE_MAX};
+use crate::class::{Class, Rank};
 use crate::fault::PeerFault;
 use crate::frame::{
     DATA_BYTES_MAX, DATA_BYTES_MIN, Frame, MANIFEST_BYTES_MAX, Partial, Progress, RefusalCode,
@@ -15,24 +16,25 @@ use crate::frame::{
 use crate::io::{Begun, CommandError, Event, Offer, Output, Unfinished};
 use crate::runs::Runs;
 
-/// How many frames of one class may wait for the transport to take them.
-const CLASS_FRAMES_MAX: usize = 4;
-
 /// Sends this node's manifests.
 #[derive(Debug)]
 pub(super) struct Sender {
     me: NodeId,
     peer: NodeId,
-    data_bytes: u32,
-    all: BTreeMap<Digest, Outgoing>,
+    pub(super) data_bytes: u32,
+    pub(super) all: BTreeMap<Digest, Outgoing>,
     /// Queued manifests of which something may have left.
-    begun: BTreeMap<Place, Digest>,
+    pub(super) begun: BTreeMap<Place, Digest>,
     /// Queued manifests of which nothing has left.
-    fresh: BTreeMap<Place, Digest>,
-    open: BTreeMap<u32, Digest>,
-    next_item: u32,
+    pub(super) fresh: BTreeMap<Place, Digest>,
+    pub(super) open: BTreeMap<u32, Digest>,
+    pub(super) next_item: u32,
     next_order: u64,
-    sent_bytes: u64,
+    pub(super) sent_bytes: u64,
+    /// Per class: bytes that went before what waits in it.
+    pub(super) passed: BTreeMap<Class, u64>,
+    /// Per class: the manifest of it that went last with a more urgent one.
+    pub(super) overdue: BTreeMap<Class, Digest>,
 }
 
 impl Sender {
@@ -48,6 +50,8 @@ impl Sender {
             next_item: 0,
             next_order: 0,
             sent_bytes: 0,
+            passed: BTreeMap::new(),
+            overdue: BTreeMap::new(),
         }
     }
 
@@ -62,7 +66,7 @@ impl Sender {
     pub(super) fn offer(&mut self, offer: Offer) -> Result<(), CommandError> {
         let Offer {
             manifest,
-            class,
+            rank,
             begun,
         } = offer;
         if ![self.me, self.peer].contains(&manifest.signer()) {
@@ -78,47 +82,53 @@ impl Sender {
         if self.all.len() >= QUEUE_MAX {
             return Err(CommandError::QueueFull);
         }
-        let place = (class, self.next_order);
+        let queue = match &begun {
+            Begun::Never => &mut self.fresh,
+            Begun::Perhaps | Begun::Known { .. } => &mut self.begun,
+        };
+        let outgoing = Outgoing::new(manifest, rank, self.next_order, begun);
         self.next_order += 1;
-        self.queue_of(&begun).insert(place, digest);
-        self.all
-            .insert(digest, Outgoing::new(manifest, place, begun));
+        queue.insert(outgoing.place_in_queue(), digest);
+        self.all.insert(digest, outgoing);
         Ok(())
     }
 
-    pub(super) fn change_class(
+    pub(super) fn change_rank(
         &mut self,
         manifest: Digest,
-        class: Priority,
+        rank: Rank,
         out: &mut Outbox,
     ) -> Result<(), CommandError> {
-        let outgoing = self
-            .all
-            .get_mut(&manifest)
-            .ok_or(CommandError::NotOffered)?;
-        let old = outgoing.place;
-        if old.0 == class {
-            return Ok(());
-        }
-        outgoing.place.0 = class;
-        let place = outgoing.place;
-        match &outgoing.stage {
+        self.reorder(manifest, out, |outgoing| outgoing.set_rank(rank))
+            .ok_or(CommandError::NotOffered)
+    }
+
+    /// Changes what decides a manifest's place, wherever it stands; none when it is not offered.
+    pub(super) fn reorder(
+        &mut self,
+        manifest: Digest,
+        out: &mut Outbox,
+        change: impl FnOnce(&mut Outgoing),
+    ) -> Option<()> {
+        let outgoing = self.all.get_mut(&manifest)?;
+        let (place, class) = (outgoing.place_in_queue(), outgoing.class());
+        change(outgoing);
+        match outgoing.stage {
             Stage::Queued { .. } => {
                 for queue in [&mut self.begun, &mut self.fresh] {
-                    if queue.remove(&old).is_some() {
-                        queue.insert(place, manifest);
+                    if queue.remove(&place).is_some() {
+                        queue.insert(outgoing.place_in_queue(), manifest);
                     }
                 }
             }
             Stage::Named { item, .. } | Stage::Offered { item } | Stage::Answered { item } => {
-                let item = *item;
-                out.push(Output::SetClass { item, class });
-                outgoing.frames += 1;
-                out.on_lane(item, Frame::Class { item, class });
+                if outgoing.class() != class {
+                    outgoing.put_class(item, out);
+                }
             }
             Stage::Withdrawn { .. } => {}
         }
-        Ok(())
+        Some(())
     }
 
     pub(super) fn withdraw(
@@ -132,8 +142,9 @@ impl Sender {
             .ok_or(CommandError::NotOffered)?;
         match &outgoing.stage {
             Stage::Queued { .. } => {
-                self.begun.remove(&outgoing.place);
-                self.fresh.remove(&outgoing.place);
+                let place = outgoing.place_in_queue();
+                self.begun.remove(&place);
+                self.fresh.remove(&place);
                 self.all.remove(&manifest);
                 out.event(Event::TakenBack { manifest });
             }
@@ -324,152 +335,13 @@ impl Sender {
 
     pub(super) fn unfinished(&self) -> Vec<Unfinished> {
         let mut all: Vec<&Outgoing> = self.all.values().collect();
-        all.sort_by_key(|outgoing| outgoing.place);
+        all.sort_by_key(|outgoing| outgoing.place_in_queue());
         all.into_iter()
             .map(|outgoing| Unfinished {
                 manifest: outgoing.manifest.digest(),
-                class: outgoing.place.0,
                 begun: outgoing.begun(),
             })
             .collect()
-    }
-
-    /// Opens items and orders data, most urgent first, until the transport has enough.
-    pub(super) fn send_next(&mut self, out: &mut Outbox) {
-        // Naming costs 40 bytes and a round trip, so it is done ahead.
-        while let Some((&place, &digest)) = self.begun.first_key_value() {
-            if !self.may_open(place.0) {
-                break;
-            }
-            self.begun.remove(&place);
-            self.open(digest, out);
-        }
-        loop {
-            let ready = self.most_urgent_ready();
-            let fresh = self
-                .fresh
-                .first_key_value()
-                .map(|(place, digest)| (*place, *digest));
-            let fresh = fresh.filter(|(place, _)| self.may_open(place.0));
-            let fresh = fresh.filter(|(place, _)| ready.is_none_or(|(best, _)| *place < best));
-            // The most urgent work alone decides: a class without room is never overtaken.
-            let Some((place, digest)) = fresh.or(ready) else {
-                return;
-            };
-            if self.frames_of(place.0) >= CLASS_FRAMES_MAX {
-                return;
-            }
-            if fresh.is_some() {
-                self.fresh.remove(&place);
-                self.open(digest, out);
-            } else {
-                self.send_data(digest, out);
-            }
-        }
-    }
-
-    fn queue_of(&mut self, begun: &Begun) -> &mut BTreeMap<Place, Digest> {
-        match begun {
-            Begun::Never => &mut self.fresh,
-            Begun::Perhaps | Begun::Known { .. } => &mut self.begun,
-        }
-    }
-
-    /// Places on the wire are kept free for what is more urgent.
-    fn may_open(&self, class: Priority) -> bool {
-        let kept = match class {
-            Priority::Stat => 0,
-            Priority::Urgent => 8,
-            Priority::Routine => 16,
-            Priority::Bulk => 24,
-        };
-        self.open.len() + kept < OPEN_ITEMS_MAX
-    }
-
-    fn frames_of(&self, class: Priority) -> usize {
-        let open = self.open.values().filter_map(|digest| self.all.get(digest));
-        open.filter(|outgoing| outgoing.place.0 == class)
-            .map(|outgoing| outgoing.frames)
-            .sum()
-    }
-
-    fn most_urgent_ready(&mut self) -> Option<(Place, Digest)> {
-        let mut best: Option<(Place, Digest)> = None;
-        for digest in self.open.values() {
-            let Some(outgoing) = self.all.get_mut(digest) else {
-                continue;
-            };
-            if best.is_none_or(|(place, _)| outgoing.place < place)
-                && outgoing.next_chunk().is_some()
-            {
-                best = Some((outgoing.place, *digest));
-            }
-        }
-        best
-    }
-
-    fn open(&mut self, digest: Digest, out: &mut Outbox) {
-        let Some(outgoing) = self.all.get_mut(&digest) else {
-            return;
-        };
-        let Stage::Queued { begun } = &outgoing.stage else {
-            return;
-        };
-        let begun = begun.clone();
-        let item = self.next_item;
-        self.next_item += 1;
-        self.open.insert(item, digest);
-        let class = outgoing.place.0;
-        out.push(Output::OpenLane { item, class });
-        let gated = match &begun {
-            Begun::Never => {
-                outgoing.stage = Stage::Offered { item };
-                outgoing.put_offer(item, out);
-                return;
-            }
-            Begun::Perhaps => (0..)
-                .zip(&outgoing.chunks)
-                .map(|(number, _)| number)
-                .collect(),
-            Begun::Known { sent } => sent.clone(),
-        };
-        outgoing.stage = Stage::Named { item, begun, gated };
-        outgoing.frames += 1;
-        out.on_lane(
-            item,
-            Frame::Resume {
-                item,
-                class,
-                manifest: digest,
-            },
-        );
-    }
-
-    fn send_data(&mut self, digest: Digest, out: &mut Outbox) {
-        let Some(outgoing) = self.all.get_mut(&digest) else {
-            return;
-        };
-        let (Some(item), Some(at)) = (outgoing.item(), outgoing.next_chunk()) else {
-            return;
-        };
-        let ChunkRef {
-            digest: name,
-            bytes,
-        } = outgoing.chunks[at].clone();
-        let offset = outgoing.sent[at];
-        let len = (bytes - offset).min(self.data_bytes);
-        outgoing.sent[at] = offset + len;
-        outgoing.frames += 1;
-        self.sent_bytes += u64::from(len);
-        let chunk = u32::try_from(at).expect("a manifest has less than 2^32 chunks");
-        out.push(Output::SendData {
-            item,
-            manifest: digest,
-            chunk,
-            digest: name,
-            offset,
-            len,
-        });
     }
 
     /// The item, unless it is closed already: then the frame crossed our own closing.
@@ -488,9 +360,16 @@ impl Sender {
     }
 
     fn report_progress(&mut self, item: u32, out: &mut Outbox) {
-        let Some(outgoing) = self.open.get(&item).and_then(|digest| self.all.get(digest)) else {
+        let outgoing = self
+            .open
+            .get(&item)
+            .and_then(|digest| self.all.get_mut(digest));
+        let Some(outgoing) = outgoing else {
             return;
         };
+        if outgoing.ends_turn() && !matches!(outgoing.stage, Stage::Withdrawn { .. }) {
+            outgoing.put_class(item, out);
+        }
         let manifest = outgoing.manifest.digest();
         let (held_bytes, total_bytes) = (outgoing.held_bytes, outgoing.total_bytes);
         out.event(Event::Progress {

@@ -62,6 +62,8 @@ pub(super) struct Disk {
     manifests: BTreeMap<Digest, SignedManifest>,
     chunks: BTreeMap<(Digest, u32), Vec<u8>>,
     complete: BTreeSet<Digest>,
+    /// Bytes of a manifest that were held until their chunk was found damaged.
+    forgotten: BTreeMap<Digest, u64>,
     journals: BTreeMap<JournalId, (Head, Vec<Vec<u8>>)>,
     fleet_version: u64,
 }
@@ -99,6 +101,22 @@ impl Disk {
 
     pub(super) fn is_complete(&self, manifest: &Digest) -> bool {
         self.complete.contains(manifest)
+    }
+
+    /// The manifests of which every chunk is, or was, held.
+    pub(super) fn complete(&self) -> impl ExactSizeIterator<Item = Digest> {
+        self.complete.iter().copied()
+    }
+
+    pub(super) fn manifest(&self, manifest: &Digest) -> Option<&SignedManifest> {
+        self.manifests.get(manifest)
+    }
+
+    /// Bytes of a manifest's chunks that are, or were, held: damage is told after it is found.
+    pub(super) fn bytes_held_once(&self, manifest: &Digest) -> u64 {
+        let of_it = self.chunks.range((*manifest, 0)..=(*manifest, u32::MAX));
+        let held: usize = of_it.map(|(_, bytes)| bytes.len()).sum();
+        held as u64 + self.forgotten.get(manifest).copied().unwrap_or(0)
     }
 
     /// The durable bytes of a chunk.
@@ -185,6 +203,7 @@ impl Disk {
         held.extend(job.bytes);
         let upto = u32::try_from(held.len()).expect("a chunk has at most 1 MiB");
         if job.last && Digest::of(held) != job.digest {
+            *self.forgotten.entry(manifest).or_default() += held.len() as u64;
             self.chunks.remove(&(manifest, chunk));
             return Stored::Damaged { item, chunk };
         }

@@ -2,34 +2,37 @@
 //! compares every claim with the disk at the moment it is made.
 //!
 //! ```
+//! use sync_proto::Class;
 //! use sync_proto::testing::{Conditions, End, Pair};
-//! use study::Priority;
 //!
 //! let mut pair = Pair::new(7, Conditions { delay_ms: 300, jitter_ms: 5, bytes_per_s: 125_000 });
 //! pair.connect();
-//! pair.offer(End::Box, &[4000, 20_000], Priority::Routine);
+//! pair.offer(End::Box, &[4000, 20_000], Class::Routine);
 //! pair.run_for(5_000)?;
 //! assert!(pair.is_level());
 //! # Ok::<(), sync_proto::testing::Violation>(())
 //! ```
 
 mod campaign;
+mod claims;
 mod dice;
 mod disk;
 mod node;
+mod receipts;
 mod road;
 
 use std::collections::BTreeMap;
 
 use journal::{JournalId, NodeKey};
-use study::{Digest, Priority};
+use study::Digest;
 use thiserror::Error;
 
+use crate::class::{Class, Rank};
 use crate::io::{Command, Counters, Millis};
 use node::Node;
 use road::Road;
 
-pub use campaign::campaign;
+pub use campaign::{campaign, flaps};
 pub use dice::Dice;
 pub use road::Conditions;
 
@@ -49,6 +52,12 @@ pub enum Lie {
     HeldBeforeSync,
     /// After a reconnect, what is held of a manifest is not told.
     ForgottenHave,
+    /// A restarted program has forgotten what may have left, and offers it as never sent.
+    ForgottenBegun,
+    /// A receipt is given when the last bytes come in, before the disk has synced them.
+    ReceiptBeforeSync,
+    /// Records are acknowledged before the disk has synced them.
+    RecordsBeforeSync,
 }
 
 /// What must never happen.
@@ -76,12 +85,41 @@ pub enum Violation {
     /// A manifest was called delivered and is not whole at the peer.
     #[error("{0} was called delivered and is not whole at the peer")]
     NotDelivered(Digest),
+    /// More of a manifest was called held than the peer holds.
+    #[error("more of {0} was called held than the peer holds")]
+    FalseProgress(Digest),
     /// A quiet link did not bring the two ends level.
     #[error("the ends are not level after {0} ms of a quiet link")]
     NotLevel(u64),
     /// A session goes on doing something without time passing.
     #[error("the ends never come to rest")]
     Restless,
+}
+
+/// What has crossed in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Frames by name.
+    pub frames: BTreeMap<&'static str, u64>,
+    /// Bytes of chunks that arrived; none of them was held durably before.
+    pub data_bytes: u64,
+    /// Every frame that was heard, and when, in one number: the same for the same run.
+    pub trace: u64,
+}
+
+impl Tally {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Self) {
+        self.add_frames(&other.frames);
+        self.data_bytes += other.data_bytes;
+        self.trace = self.trace.rotate_left(1) ^ other.trace;
+    }
+
+    fn add_frames(&mut self, frames: &BTreeMap<&'static str, u64>) {
+        for (name, count) in frames {
+            *self.frames.entry(name).or_default() += count;
+        }
+    }
 }
 
 /// Two ends and the link between them.
@@ -153,7 +191,7 @@ impl Pair {
     }
 
     /// Makes a manifest with chunks of these sizes and offers it.
-    pub fn offer(&mut self, end: End, chunk_bytes: &[usize], class: Priority) -> Digest {
+    pub fn offer(&mut self, end: End, chunk_bytes: &[usize], class: Class) -> Digest {
         let chunks = chunk_bytes
             .iter()
             .map(|bytes| self.dice.bytes(*bytes))
@@ -164,18 +202,24 @@ impl Pair {
         digest
     }
 
-    /// Changes the class of an offered manifest.
-    pub fn change_class(&mut self, end: End, manifest: Digest, class: Priority) {
+    /// Changes when an offered manifest goes.
+    pub fn change_rank(&mut self, end: End, manifest: Digest, rank: Rank) {
         let node = &mut self.nodes[end as usize];
         if let Some(outgoing) = node.outgoing.get_mut(&manifest) {
-            outgoing.class = class;
+            outgoing.rank = rank.clone();
         }
-        node.command(self.now, Command::Class { manifest, class });
+        node.command(self.now, Command::Rank { manifest, rank });
     }
 
     /// Takes an offered manifest back, until the next [`Pair::offer_again`] or connection.
     pub fn withdraw(&mut self, end: End, manifest: Digest) {
         self.nodes[end as usize].command(self.now, Command::Withdraw { manifest });
+    }
+
+    /// Lets an end's budget or window withhold all that is less urgent than this (none: all of it)
+    /// from here on, or let it go again.
+    pub fn allow(&mut self, end: End, least: Option<Class>) {
+        self.nodes[end as usize].allow(self.now, least);
     }
 
     /// Offers again what was withdrawn or refused.
@@ -223,13 +267,15 @@ impl Pair {
         self.now
     }
 
-    /// How many frames of each name have crossed, both ways.
-    pub fn frames(&self) -> BTreeMap<&'static str, u64> {
-        let mut frames = self.nodes[0].heard.clone();
-        for (name, count) in &self.nodes[1].heard {
-            *frames.entry(name).or_default() += count;
+    /// What has crossed, both ways.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for node in &self.nodes {
+            tally.add_frames(&node.heard);
+            tally.data_bytes += node.data_bytes;
+            tally.trace = tally.trace.rotate_left(1) ^ node.trace;
         }
-        frames
+        tally
     }
 
     /// What an end's session has counted.
@@ -241,7 +287,7 @@ impl Pair {
     }
 
     /// The classes of the data that an end ordered to be sent, in order, since the beginning.
-    pub fn sent_classes(&self, end: End) -> &[Priority] {
+    pub fn sent_classes(&self, end: End) -> &[Class] {
         &self.nodes[end as usize].sent_classes
     }
 
@@ -270,6 +316,7 @@ impl Pair {
             .values()
             .chain(b.outgoing.values())
             .all(|outgoing| outgoing.delivered)
+            && self.nodes.iter().all(Node::has_all_receipts)
             && journals
                 .iter()
                 .all(|id: &JournalId| a.disk.records(id) == b.disk.records(id))
@@ -314,7 +361,8 @@ impl Pair {
         Ok(())
     }
 
-    /// What was called delivered must be whole at the other end, byte for byte.
+    /// What was called delivered must be whole at the other end, byte for byte; what was called held
+    /// must be there.
     fn check_deliveries(&mut self) -> Result<(), Violation> {
         for (from, to) in [(0, 1), (1, 0)] {
             for digest in std::mem::take(&mut self.nodes[from].delivered_events) {
@@ -325,6 +373,11 @@ impl Pair {
                     .all(|(chunk, bytes)| disk.chunk(digest, chunk) == bytes);
                 if !whole {
                     return Err(Violation::NotDelivered(digest));
+                }
+            }
+            for (digest, bytes) in std::mem::take(&mut self.nodes[from].progress) {
+                if self.nodes[to].disk.bytes_held_once(&digest) < bytes {
+                    return Err(Violation::FalseProgress(digest));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! One end of the pair: a session, the model of its edge, and the watch over what it says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use journal::{
     Chain, ClockQuality, Fact, JournalId, Moment, NodeId, NodeKey, Opened, SignedManifest,
@@ -11,10 +11,13 @@ use super::dice::Dice;
 use super::disk::{Answer, DataJob, Disk, Job};
 use super::road::Road;
 use super::{Lie, Violation};
-use crate::frame::{Frame, Partial, Progress, RefusalCode};
+use crate::class::{Class, Rank};
+use crate::frame::{Frame, RefusalCode};
 use crate::io::{Begun, Command, Config, Event, Lane, Millis, Offer, Output, Stored};
 use crate::session::Session;
 
+/// How many manifests in a row are revisions of one study, and so share a turn.
+const STUDY_REVISIONS: u32 = 4;
 /// How many damaged reads a session may meet before it is a fault.
 const DAMAGE_PER_SESSION: u32 = 6;
 
@@ -23,7 +26,7 @@ const DAMAGE_PER_SESSION: u32 = 6;
 pub(super) struct Outgoing {
     pub(super) manifest: SignedManifest,
     pub(super) chunks: Vec<Vec<u8>>,
-    pub(super) class: Priority,
+    pub(super) rank: Rank,
     /// What the running program knows; lost by a reboot.
     begun: Begun,
     in_session: bool,
@@ -34,21 +37,31 @@ pub(super) struct Outgoing {
 pub(super) struct Node {
     pub(super) id: NodeId,
     key: NodeKey,
-    peer: NodeId,
+    pub(super) peer: NodeId,
     pub(super) disk: Disk,
     jobs: VecDeque<(Millis, Job)>,
+    /// Manifests of the peer for which a receipt was given; as durable as the journal.
+    pub(super) receipted: BTreeSet<Digest>,
+    /// The most that may be offered now, as a budget or a window allows; none: nothing.
+    allowed: Option<Class>,
     pub(super) session: Option<Session>,
     pub(super) outgoing: BTreeMap<Digest, Outgoing>,
     /// The order in which they were offered first.
     order: Vec<Digest>,
     /// The peer's items of this session.
-    items: BTreeMap<u32, Digest>,
+    pub(super) items: BTreeMap<u32, Digest>,
     pub(super) road: Road,
     damage: u32,
     made: u32,
     /// Classes of the data frames in the order they were ordered.
-    pub(super) sent_classes: Vec<Priority>,
+    pub(super) sent_classes: Vec<Class>,
     pub(super) delivered_events: Vec<Digest>,
+    /// What the peer was heard to hold of which manifest, in bytes.
+    pub(super) progress: Vec<(Digest, u64)>,
+    /// Data bytes that arrived, since the beginning.
+    pub(super) data_bytes: u64,
+    /// Everything that was heard and when, in one number.
+    pub(super) trace: u64,
     /// Frames heard, by name, since the beginning.
     pub(super) heard: BTreeMap<&'static str, u64>,
     pub(super) mishaps: bool,
@@ -63,6 +76,8 @@ impl Node {
             peer,
             disk: Disk::default(),
             jobs: VecDeque::new(),
+            receipted: BTreeSet::new(),
+            allowed: Some(Class::Software),
             session: None,
             outgoing: BTreeMap::new(),
             order: Vec::new(),
@@ -72,6 +87,9 @@ impl Node {
             made: 0,
             sent_classes: Vec::new(),
             delivered_events: Vec::new(),
+            progress: Vec::new(),
+            data_bytes: 0,
+            trace: 0,
             heard: BTreeMap::new(),
             mishaps: false,
             lie: None,
@@ -103,6 +121,22 @@ impl Node {
         for outgoing in self.outgoing.values_mut() {
             outgoing.in_session = false;
         }
+        self.order.retain(|digest| !self.outgoing[digest].delivered);
+        self.offer_all(now);
+        self.give_receipts(now);
+    }
+
+    /// Lets a budget or a window withhold what is less urgent, or let it go again.
+    pub(super) fn allow(&mut self, now: Millis, allowed: Option<Class>) {
+        self.allowed = allowed;
+        let beyond = self
+            .outgoing
+            .iter()
+            .filter(|(_, outgoing)| outgoing.in_session && Some(outgoing.rank.class) > allowed);
+        let beyond: Vec<Digest> = beyond.map(|(digest, _)| *digest).collect();
+        for manifest in beyond {
+            self.command(now, Command::Withdraw { manifest });
+        }
         self.offer_all(now);
     }
 
@@ -125,12 +159,16 @@ impl Node {
         for (_, job) in self.jobs.drain(..).take(arrived) {
             self.disk.perform(job, false);
         }
+        let begun = match self.lie {
+            Some(Lie::ForgottenBegun) => Begun::Never,
+            _ => Begun::Perhaps,
+        };
         for outgoing in self.outgoing.values_mut() {
-            outgoing.begun = Begun::Perhaps;
+            outgoing.begun = begun.clone();
         }
     }
 
-    pub(super) fn make(&mut self, chunks: Vec<Vec<u8>>, class: Priority) -> Digest {
+    pub(super) fn make(&mut self, chunks: Vec<Vec<u8>>, class: Class) -> Digest {
         self.made += 1;
         let refs = chunks.iter().map(|bytes| ChunkRef {
             digest: Digest::of(bytes),
@@ -150,7 +188,7 @@ impl Node {
             instances: self.made,
             previous: None,
             closed: false,
-            priority: class,
+            priority: Priority::default(),
             received_at_ms: 0,
             groups: vec![group],
             envelope: None,
@@ -161,7 +199,7 @@ impl Node {
         let outgoing = Outgoing {
             manifest,
             chunks,
-            class,
+            rank: Rank::new(class, i64::from(self.made / STUDY_REVISIONS)),
             begun,
             in_session: false,
             delivered: false,
@@ -180,12 +218,13 @@ impl Node {
             let Some(outgoing) = self.outgoing.get_mut(digest) else {
                 continue;
             };
-            if outgoing.delivered || outgoing.in_session {
+            let allowed = self.allowed >= Some(outgoing.rank.class);
+            if outgoing.delivered || outgoing.in_session || !allowed {
                 continue;
             }
             let offer = Offer {
                 manifest: outgoing.manifest.clone(),
-                class: outgoing.class,
+                rank: outgoing.rank.clone(),
                 begun: outgoing.begun.clone(),
             };
             outgoing.in_session = session
@@ -203,6 +242,15 @@ impl Node {
 
     /// Says something new in this node's own journal.
     pub(super) fn say(&mut self, now: Millis) {
+        self.say_fact(
+            now,
+            &Fact::Opened(Opened {
+                software: "model 1".to_owned(),
+            }),
+        );
+    }
+
+    pub(super) fn say_fact(&mut self, now: Millis, fact: &Fact) {
         let journal = JournalId::own(self.id);
         let mut chain = Chain::resume(journal, self.disk.head(&journal));
         let moment = Moment {
@@ -210,11 +258,8 @@ impl Node {
             wall_ms: 0,
             clock: ClockQuality::Unknown,
         };
-        let fact = Fact::Opened(Opened {
-            software: "model 1".to_owned(),
-        });
         let record = chain
-            .append(&self.key, moment, &fact)
+            .append(&self.key, moment, fact)
             .expect("a small record of our own");
         self.disk.append(journal, record);
         self.command(
@@ -251,6 +296,7 @@ impl Node {
             let answer = self.perform(job, dice);
             self.answer(now, answer)?;
             self.drain(now, dice)?;
+            self.give_receipts(now);
         }
         if let Some(session) = &mut self.session
             && session.poll_timeout().is_some_and(|due| due <= now)
@@ -269,6 +315,7 @@ impl Node {
     ) -> Result<(), Violation> {
         let frame = Frame::decode(bytes).map_err(|e| Violation::Fault(e.to_string()))?;
         *self.heard.entry(frame.name()).or_default() += 1;
+        self.trace = trace(self.trace, now, bytes);
         if let Frame::Data {
             item,
             chunk,
@@ -283,6 +330,9 @@ impl Node {
                 chunk: *chunk,
                 offset: *offset,
             });
+        }
+        if let Frame::Data { bytes, .. } = &frame {
+            self.data_bytes += bytes.len() as u64;
         }
         let Some(session) = &mut self.session else {
             return Ok(());
@@ -389,6 +439,11 @@ impl Node {
 
     /// Queues a job behind those before it: one writer, as in the real edge.
     fn order_job(&mut self, now: Millis, job: Job, dice: &mut Dice) -> Result<(), Violation> {
+        if let (Some(Lie::ReceiptBeforeSync), Job::Data(data)) = (self.lie, &job)
+            && data.last
+        {
+            self.give_receipt(now, data.manifest);
+        }
         let least = self.jobs.back().map_or(now, |(due, _)| (*due).max(now));
         let due = Millis(least.0 + dice.below(12));
         if self.lie == Some(Lie::HeldBeforeSync)
@@ -410,8 +465,16 @@ impl Node {
             self.jobs.push_back((due, job));
             return self.answer(now, Answer::Stored(early));
         }
+        let early = match (&job, self.lie) {
+            (Job::Records { journal, records }, Some(Lie::RecordsBeforeSync)) => {
+                let seq = records.last().map_or(0, |record| record.head.seq);
+                let journal = *journal;
+                Some(Stored::Records { journal, seq })
+            }
+            _ => None,
+        };
         self.jobs.push_back((due, job));
-        Ok(())
+        early.map_or(Ok(()), |early| self.answer(now, Answer::Stored(early)))
     }
 
     fn perform(&mut self, job: Job, dice: &mut Dice) -> Answer {
@@ -461,7 +524,7 @@ impl Node {
         let outgoing = &self.outgoing[&manifest];
         let at = offset as usize;
         let mut bytes = outgoing.chunks[chunk as usize][at..at + len as usize].to_vec();
-        self.sent_classes.push(outgoing.class);
+        self.sent_classes.push(outgoing.rank.class);
         if self.mishaps && self.damage < DAMAGE_PER_SESSION && dice.once_in(200) {
             self.damage += 1;
             bytes[0] ^= 1;
@@ -490,8 +553,12 @@ impl Node {
                     outgoing.begun = Begun::Perhaps;
                 }
             }
+            Event::Progress {
+                manifest,
+                held_bytes,
+                ..
+            } => self.progress.push((manifest, held_bytes)),
             Event::Greeted { .. }
-            | Event::Progress { .. }
             | Event::ChunkDamaged { .. }
             | Event::Received { .. }
             | Event::ClassChanged { .. }
@@ -503,52 +570,16 @@ impl Node {
             | Event::Bye { .. } => {}
         }
     }
+}
 
-    /// Checks what a frame claims against the disk, at the moment it is said.
-    fn check_claim(&self, frame: &Frame) -> Result<(), Violation> {
-        let holds = |manifest: &Digest, chunk: u32, upto: u32| {
-            self.disk.chunk(*manifest, chunk).len() >= upto as usize
-        };
-        let true_claim = match frame {
-            Frame::Have {
-                item,
-                whole,
-                partial,
-            } => {
-                let manifest = &self.items[item];
-                self.disk.has_manifest(manifest)
-                    && whole
-                        .iter()
-                        .all(|chunk| !self.disk.chunk(*manifest, chunk).is_empty())
-                    && partial
-                        .iter()
-                        .all(|Partial { chunk, upto }| holds(manifest, *chunk, *upto))
-            }
-            Frame::Held { progress } => progress
-                .iter()
-                .all(|Progress { item, chunk, upto }| holds(&self.items[item], *chunk, *upto)),
-            Frame::Complete { item } => self.disk.is_complete(&self.items[item]),
-            Frame::RecordsHeld { journal, seq } => self.disk.head(journal).seq >= *seq,
-            Frame::FleetHeld { version } => self.disk.fleet_version() >= *version,
-            Frame::Hello { .. }
-            | Frame::Bye { .. }
-            | Frame::Fleet { .. }
-            | Frame::Records { .. }
-            | Frame::Offer { .. }
-            | Frame::Resume { .. }
-            | Frame::Data { .. }
-            | Frame::Class { .. }
-            | Frame::Withdraw { .. }
-            | Frame::Want { .. }
-            | Frame::Damaged { .. }
-            | Frame::Refused { .. }
-            | Frame::Withdrawn { .. }
-            | Frame::Contradiction { .. } => true,
-        };
-        if true_claim {
-            Ok(())
-        } else {
-            Err(Violation::FalseClaim(frame.name()))
-        }
-    }
+/// Adds something that was heard to the trace of all that was (FNV-1a).
+fn trace(before: u64, now: Millis, bytes: &[u8]) -> u64 {
+    let said = now
+        .0
+        .to_le_bytes()
+        .into_iter()
+        .chain(bytes.iter().copied().take(64));
+    said.fold(before ^ 0xcbf2_9ce4_8422_2325, |trace, byte| {
+        (trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

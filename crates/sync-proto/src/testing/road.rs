@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use study::Priority;
-
 use super::dice::Dice;
+use crate::class::Class;
 use crate::io::{Lane, Millis};
 
 /// What a link is like.
@@ -43,7 +42,7 @@ impl Road {
         }
     }
 
-    pub(super) fn set_class(&mut self, item: u32, class: Priority) {
+    pub(super) fn set_class(&mut self, item: u32, class: Class) {
         self.lanes.entry(Lane::Item(item)).or_default().rank = 1 + class as u8;
     }
 

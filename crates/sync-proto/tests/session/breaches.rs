@@ -1,8 +1,8 @@
 //! Peers that break the protocol.
 
 use journal::JournalId;
-use study::{Digest, Priority};
-use sync_proto::{Begun, ByeCode, Frame, Holding, Output, PeerFault, Stored};
+use study::Digest;
+use sync_proto::{Begun, ByeCode, Class, Frame, Holding, Output, PeerFault, Stored};
 
 use crate::hand::{
     NOW, bytes_frame, drain, have, held, hello, key, manifest, offer, offer_frame, session,
@@ -16,10 +16,10 @@ fn every_breach_has_its_name_and_ends_the_session() {
     *forged.last_mut().unwrap() ^= 1;
     let forged = Frame::Offer {
         item: 0,
-        class: Priority::Stat,
+        class: Class::Stat,
         manifest: forged.into(),
     };
-    let class = Priority::Routine;
+    let class = Class::Routine;
     let resume = |item, n: u32| Frame::Resume {
         item,
         class,
@@ -31,7 +31,7 @@ fn every_breach_has_its_name_and_ends_the_session() {
         ("a third key", vec![offer_frame(0, &manifest(3, 1, &[600]))]),
         ("a second time", [open(), open()].concat()),
         ("a second time", vec![resume(0, 1), resume(1, 1)]),
-        ("more than 64", (0..65).map(|n| resume(n, n)).collect()),
+        ("more than 128", (0..129).map(|n| resume(n, n)).collect()),
         ("never opened", vec![bytes_frame(9, 0, 0, 600)]),
         ("never opened", vec![Frame::Withdraw { item: 9 }]),
         ("never opened", vec![have(0, &[], &[])]),
@@ -129,7 +129,7 @@ fn claims_about_what_was_never_sent_are_breaches() {
         offer(
             &mut session,
             &manifest(1, 1, &[5000, 5000]),
-            Priority::Routine,
+            Class::Routine,
             Begun::Never,
         );
         let first = session.poll_output();
@@ -137,7 +137,7 @@ fn claims_about_what_was_never_sent_are_breaches() {
             first,
             Some(Output::OpenLane {
                 item: 0,
-                class: Priority::Routine
+                class: Class::Routine
             })
         );
         let fault = frames
@@ -155,7 +155,7 @@ fn a_peer_that_never_reads_is_left() {
         let manifest = Digest::of(&n.to_be_bytes());
         let opened = Frame::Resume {
             item: n,
-            class: Priority::Bulk,
+            class: Class::Bulk,
             manifest,
         };
         let opened = session.handle_frame(NOW, opened);

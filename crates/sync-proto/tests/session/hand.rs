@@ -3,8 +3,8 @@
 use journal::{ClockQuality, Head, JournalId, NodeKey, SignedManifest};
 use study::{ChunkRef, Digest, Group, GroupForm, Manifest, Priority, StudyRoot, StudyUid};
 use sync_proto::{
-    Begun, Command, Config, Event, Frame, JournalHeld, Lane, Millis, Offer, Output, Partial,
-    Progress, Session,
+    Begun, Class, Command, Config, Event, Frame, JournalHeld, Lane, Millis, Offer, Output, Partial,
+    Progress, Rank, Session,
 };
 
 pub(crate) const NOW: Millis = Millis(0);
@@ -104,15 +104,10 @@ pub(crate) fn drain(session: &mut Session) -> Vec<Output> {
 }
 
 /// Offers a manifest.
-pub(crate) fn offer(
-    session: &mut Session,
-    manifest: &SignedManifest,
-    class: Priority,
-    begun: Begun,
-) {
+pub(crate) fn offer(session: &mut Session, manifest: &SignedManifest, class: Class, begun: Begun) {
     let offer = Offer {
         manifest: manifest.clone(),
-        class,
+        rank: Rank::new(class, 0),
         begun,
     };
     session
@@ -202,7 +197,7 @@ pub(crate) fn offer_frame(item: u32, manifest: &SignedManifest) -> Frame {
     let manifest = manifest.bytes().to_vec().into();
     Frame::Offer {
         item,
-        class: Priority::Routine,
+        class: Class::Routine,
         manifest,
     }
 }

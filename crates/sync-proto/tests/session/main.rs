@@ -8,3 +8,4 @@ mod exchange;
 mod hand;
 mod sending;
 mod taking;
+mod turns;

@@ -1,8 +1,8 @@
 //! Outgoing manifests: order, resumption, answers.
 
-use study::Priority;
 use sync_proto::{
-    Begun, Command, CommandError, Event, Frame, Lane, OPEN_ITEMS_MAX, Offer, Output, Runs,
+    Begun, Class, Command, CommandError, Event, Frame, Lane, OPEN_ITEMS_MAX, Offer, Output, Rank,
+    Runs,
 };
 
 use crate::hand::{
@@ -15,7 +15,7 @@ fn the_first_flight_carries_manifest_and_data_without_waiting() {
     offer(
         &mut session,
         &manifest(1, 1, &[1500, 10]),
-        Priority::Routine,
+        Class::Routine,
         Begun::Never,
     );
     let out = flow(&mut session);
@@ -30,7 +30,7 @@ fn the_first_flight_carries_manifest_and_data_without_waiting() {
 fn what_may_have_left_waits_for_the_peer_and_resumes_at_the_byte() {
     let mut session = session();
     let m = manifest(1, 1, &[1500, 1500, 1500]);
-    offer(&mut session, &m, Priority::Routine, Begun::Perhaps);
+    offer(&mut session, &m, Class::Routine, Begun::Perhaps);
     let out = flow(&mut session);
     assert!(matches!(sent(&out)[..], [Frame::Resume { item: 0, .. }]));
     assert_eq!(data(&out), []);
@@ -48,7 +48,7 @@ fn chunks_that_never_left_do_not_wait() {
     let mut session = session();
     let sent = Runs::from_iter([0]);
     let m = manifest(1, 1, &[600, 600]);
-    offer(&mut session, &m, Priority::Routine, Begun::Known { sent });
+    offer(&mut session, &m, Class::Routine, Begun::Known { sent });
     assert_eq!(data(&flow(&mut session)), [(0, 1, 0, 600)]);
     session.handle_frame(NOW, have(0, &[], &[])).unwrap();
     assert_eq!(data(&flow(&mut session)), [(0, 0, 0, 600)]);
@@ -62,7 +62,7 @@ fn a_manifest_the_peer_lost_is_offered_and_sent_from_its_beginning() {
     offer(
         &mut session,
         &m,
-        Priority::Routine,
+        Class::Routine,
         Begun::Known { sent: sent_before },
     );
     flow(&mut session);
@@ -77,7 +77,7 @@ fn a_completed_manifest_is_delivered_without_a_byte() {
     for answer in [have(0, &[0, 1], &[]), Frame::Complete { item: 0 }] {
         let mut session = session();
         let m = manifest(1, 1, &[600, 600]);
-        offer(&mut session, &m, Priority::Routine, Begun::Perhaps);
+        offer(&mut session, &m, Class::Routine, Begun::Perhaps);
         flow(&mut session);
         session.handle_frame(NOW, answer).unwrap();
         let out = flow(&mut session);
@@ -96,7 +96,7 @@ fn a_completed_manifest_is_delivered_without_a_byte() {
 fn delivered_is_said_only_when_the_last_byte_is_held() {
     let mut session = session();
     let m = manifest(1, 1, &[600]);
-    offer(&mut session, &m, Priority::Routine, Begun::Never);
+    offer(&mut session, &m, Class::Routine, Begun::Never);
     flow(&mut session);
     session.handle_frame(NOW, have(0, &[], &[])).unwrap();
     session.handle_frame(NOW, held(0, 0, 599)).unwrap();
@@ -115,14 +115,14 @@ fn delivered_is_said_only_when_the_last_byte_is_held() {
 fn an_urgent_study_overtakes_within_one_frame() {
     let mut session = session();
     let bulk = manifest(1, 1, &[1 << 20]);
-    offer(&mut session, &bulk, Priority::Bulk, Begun::Never);
+    offer(&mut session, &bulk, Class::Bulk, Begun::Never);
     let before = drain(&mut session);
     assert!(
         data(&before).len() < 5,
         "the transport took nothing, so little is ordered"
     );
     let stat = manifest(1, 2, &[2500]);
-    offer(&mut session, &stat, Priority::Stat, Begun::Never);
+    offer(&mut session, &stat, Class::Stat, Begun::Never);
     assert_eq!(
         data(&drain(&mut session)),
         [(1, 0, 0, 1000), (1, 0, 1000, 1000), (1, 0, 2000, 500)]
@@ -136,18 +136,18 @@ fn an_urgent_study_overtakes_within_one_frame() {
 fn a_raised_class_takes_the_open_lane_with_it() {
     let mut session = session();
     let (first, second) = (manifest(1, 1, &[1 << 20]), manifest(1, 2, &[1 << 20]));
-    offer(&mut session, &first, Priority::Routine, Begun::Never);
-    offer(&mut session, &second, Priority::Bulk, Begun::Perhaps);
+    offer(&mut session, &first, Class::Routine, Begun::Never);
+    offer(&mut session, &second, Class::Bulk, Begun::Perhaps);
     drain(&mut session);
     session.handle_frame(NOW, have(1, &[], &[])).unwrap();
     drain(&mut session);
-    let class = Priority::Stat;
+    let class = Class::Stat;
     session
         .handle_command(
             NOW,
-            Command::Class {
+            Command::Rank {
                 manifest: second.digest(),
-                class,
+                rank: Rank::new(class, 0),
             },
         )
         .unwrap();
@@ -162,12 +162,18 @@ fn a_manifest_raised_while_it_waits_is_opened_first() {
     let mut session = session();
     let waiting: Vec<_> = (0..4).map(|n| manifest(1, n, &[1 << 20])).collect();
     for m in &waiting {
-        offer(&mut session, m, Priority::Routine, Begun::Never);
+        offer(&mut session, m, Class::Routine, Begun::Never);
     }
     drain(&mut session);
-    let (manifest, class) = (waiting[3].digest(), Priority::Urgent);
+    let (manifest, class) = (waiting[3].digest(), Class::Urgent);
     session
-        .handle_command(NOW, Command::Class { manifest, class })
+        .handle_command(
+            NOW,
+            Command::Rank {
+                manifest,
+                rank: Rank::new(class, 0),
+            },
+        )
         .unwrap();
     let out = drain(&mut session);
     assert!(out.contains(&Output::OpenLane { item: 1, class }));
@@ -181,7 +187,7 @@ fn a_crowd_stays_in_the_window_and_leaves_room_for_the_urgent() {
         offer(
             &mut session,
             &manifest(1, revision, &[10]),
-            Priority::Routine,
+            Class::Routine,
             Begun::Never,
         );
     }
@@ -196,7 +202,7 @@ fn a_crowd_stays_in_the_window_and_leaves_room_for_the_urgent() {
     offer(
         &mut session,
         &manifest(1, 200, &[10]),
-        Priority::Stat,
+        Class::Stat,
         Begun::Never,
     );
     assert_eq!(opened(&flow(&mut session)), 1);
@@ -213,7 +219,7 @@ fn a_crowd_stays_in_the_window_and_leaves_room_for_the_urgent() {
 fn a_withdrawn_item_keeps_its_place_until_the_peer_confirms() {
     let mut session = session();
     let m = manifest(1, 1, &[1 << 20]);
-    offer(&mut session, &m, Priority::Routine, Begun::Never);
+    offer(&mut session, &m, Class::Routine, Begun::Never);
     drain(&mut session);
     session
         .handle_command(
@@ -226,7 +232,7 @@ fn a_withdrawn_item_keeps_its_place_until_the_peer_confirms() {
     assert!(sent(&drain(&mut session)).contains(&&Frame::Withdraw { item: 0 }));
     let again = Offer {
         manifest: m.clone(),
-        class: Priority::Routine,
+        rank: Rank::new(Class::Routine, 0),
         begun: Begun::Perhaps,
     };
     let again = Command::Offer(Box::new(again));
@@ -252,7 +258,7 @@ fn a_withdrawn_item_keeps_its_place_until_the_peer_confirms() {
 fn a_chunk_that_arrived_damaged_goes_again() {
     let mut session = session();
     let m = manifest(1, 1, &[600, 600]);
-    offer(&mut session, &m, Priority::Routine, Begun::Never);
+    offer(&mut session, &m, Class::Routine, Begun::Never);
     flow(&mut session);
     session.handle_frame(NOW, have(0, &[], &[])).unwrap();
     session.handle_frame(NOW, held(0, 0, 100)).unwrap();
@@ -272,13 +278,13 @@ fn a_chunk_that_arrived_damaged_goes_again() {
 fn what_the_peer_has_signed_is_given_back_to_it_and_a_third_keys_goes_to_nobody() {
     let mut session = session();
     let theirs = manifest(2, 1, &[600, 600]);
-    offer(&mut session, &theirs, Priority::Bulk, Begun::Perhaps);
+    offer(&mut session, &theirs, Class::Bulk, Begun::Perhaps);
     flow(&mut session);
     session.handle_frame(NOW, have(0, &[0], &[])).unwrap();
     assert_eq!(data(&flow(&mut session)), [(0, 1, 0, 600)]);
     let foreign = Command::Offer(Box::new(Offer {
         manifest: manifest(3, 1, &[600]),
-        class: Priority::Bulk,
+        rank: Rank::new(Class::Bulk, 0),
         begun: Begun::Perhaps,
     }));
     let refused = session.handle_command(NOW, foreign);

@@ -1,9 +1,9 @@
 //! Incoming manifests: what is asked of the disk, and what is said when.
 
 use journal::SignedManifest;
-use study::{Manifest, Priority};
+use study::Manifest;
 use sync_proto::{
-    Event, Frame, Holding, Millis, Output, Partial, PeerFault, RefusalCode, Runs, Stored,
+    Class, Event, Frame, Holding, Millis, Output, Partial, PeerFault, RefusalCode, Runs, Stored,
     UNSTORED_BYTES_MAX,
 };
 
@@ -125,7 +125,7 @@ fn progress_is_announced_after_the_sync_and_never_before() {
 fn a_named_manifest_that_is_unknown_is_asked_for() {
     let mut session = session();
     let m = manifest(2, 1, &[600]);
-    let class = Priority::Routine;
+    let class = Class::Routine;
     session
         .handle_frame(
             NOW,
@@ -300,7 +300,7 @@ fn our_own_manifest_is_taken_back_for_what_the_disk_lacks_of_it() {
     let ours = manifest(1, 1, &[600, 600]);
     let named = Frame::Resume {
         item: 0,
-        class: Priority::Bulk,
+        class: Class::Bulk,
         manifest: ours.digest(),
     };
     session.handle_frame(NOW, named).unwrap();

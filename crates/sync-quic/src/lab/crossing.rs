@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use identity::{NodeId, NodeKey};
 use journal::{ClockQuality, Head, JournalId};
-use study::{Digest, Priority};
-use sync_proto::{Begun, Command, Config, Event, Offer, Session};
+use study::Digest;
+use sync_proto::{Begun, Class, Command, Config, Event, Offer, Rank, Session};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -128,7 +128,7 @@ impl Unit {
     }
 
     /// Offers a study and goes on.
-    pub(super) async fn offer(&mut self, kilobytes: u32, class: Priority) -> Digest {
+    pub(super) async fn offer(&mut self, kilobytes: u32, class: Class) -> Digest {
         self.studies += 1;
         let uid = format!("1.2.{}", self.studies);
         let bytes = kilobytes * 1000;
@@ -140,7 +140,7 @@ impl Unit {
         let digest = manifest.digest();
         let offer = Offer {
             manifest,
-            class,
+            rank: Rank::new(class, 0),
             begun: Begun::Never,
         };
         let offer = Command::Offer(Box::new(offer));
@@ -162,7 +162,7 @@ impl Unit {
     /// Sends a study and waits for it; returns what it took.
     pub(super) async fn cross(&mut self, kilobytes: u32) -> Duration {
         let begun = Instant::now();
-        let study = self.offer(kilobytes, Priority::Routine).await;
+        let study = self.offer(kilobytes, Class::Routine).await;
         self.delivered(study).await;
         begun.elapsed()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::NodeKey;
-use study::Priority;
+use sync_proto::Class;
 use tokio::time::{Instant, sleep};
 
 use super::crossing::{Hub, Unit};
@@ -234,7 +234,7 @@ async fn a_wrong_hint_does_not_drown_the_queue_for_long() {
             ..profile_of(&geo())
         };
         let mut unit = Unit::call(&air, 1, &hub, &link).await;
-        let study = unit.offer(15_000, Priority::Routine).await;
+        let study = unit.offer(15_000, Class::Routine).await;
         sleep(5 * SECOND).await;
         let begun = air.up();
         assert!(
@@ -344,10 +344,10 @@ async fn share_beside_cubic(weather: &Weather, control: Control) -> f64 {
     };
     let kilobytes = weather.up.kbits * 12;
     let mut ours = Unit::call(&air, 1, &hub, &link(control)).await;
-    ours.offer(kilobytes, Priority::Routine).await;
+    ours.offer(kilobytes, Class::Routine).await;
     sleep(10 * SECOND).await;
     let mut other = Unit::call(&air, 2, &hub, &link(Control::Cubic)).await;
-    other.offer(kilobytes, Priority::Routine).await;
+    other.offer(kilobytes, Class::Routine).await;
     sleep(10 * SECOND).await;
     let sent = |unit: &Unit| unit.link.traffic().bytes_sent;
     let before = (sent(&ours), sent(&other));

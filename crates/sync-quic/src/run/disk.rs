@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use journal::{JournalId, Signed, SignedManifest};
-use study::{Digest, Priority};
-use sync_proto::{Loaded, Stored};
+use study::Digest;
+use sync_proto::{Class, Loaded, Stored};
 use tokio::sync::mpsc;
 
 use super::Done;
@@ -31,12 +31,12 @@ pub(super) enum ToStore {
     Manifest {
         item: u32,
         manifest: Box<SignedManifest>,
-        class: Priority,
+        class: Class,
     },
     Find {
         item: u32,
         manifest: Digest,
-        class: Priority,
+        class: Class,
     },
     Records {
         journal: JournalId,

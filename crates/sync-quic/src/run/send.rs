@@ -11,8 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use study::Priority;
-use sync_proto::{Frame, Lane};
+use sync_proto::{Class, Frame, Lane};
 use tokio::sync::mpsc;
 
 use super::{Done, wire};
@@ -45,9 +44,9 @@ pub(super) async fn control(
 #[derive(Debug)]
 pub(super) enum ToSend {
     /// Opens a lane.
-    Open { item: u32, class: Priority },
+    Open { item: u32, class: Class },
     /// Changes a lane's class.
-    Class { item: u32, class: Priority },
+    Class { item: u32, class: Class },
     /// Sends something on a lane.
     Job { item: u32, job: Job },
 }
@@ -115,7 +114,7 @@ struct Lanes(BTreeMap<u32, ItemLane>);
 
 /// One item's lane.
 struct ItemLane {
-    class: Priority,
+    class: Class,
     sender: Option<LaneSender>,
     jobs: VecDeque<Job>,
     /// What is left of the encoded frame that is being written.
@@ -162,7 +161,7 @@ enum Prepared {
 }
 
 impl ItemLane {
-    fn new(class: Priority) -> Self {
+    fn new(class: Class) -> Self {
         Self {
             class,
             sender: None,
@@ -175,7 +174,7 @@ impl ItemLane {
         !self.writing.is_empty() || !self.jobs.is_empty()
     }
 
-    fn set_class(&mut self, class: Priority) {
+    fn set_class(&mut self, class: Class) {
         self.class = class;
         if let Some(sender) = &self.sender {
             sender.set_priority(priority(class));
@@ -236,11 +235,12 @@ fn give_up(error: &LaneError, done: &mpsc::UnboundedSender<Done>) {
     }
 }
 
-fn priority(class: Priority) -> i32 {
+fn priority(class: Class) -> i32 {
     match class {
-        Priority::Stat => 4,
-        Priority::Urgent => 3,
-        Priority::Routine => 2,
-        Priority::Bulk => 1,
+        Class::Stat => 5,
+        Class::Urgent => 4,
+        Class::Routine => 3,
+        Class::Bulk => 2,
+        Class::Software => 1,
     }
 }

@@ -148,14 +148,14 @@ async fn an_urgent_study_overtakes_over_tcp() {
     let offer = |manifest, class| {
         Command::Offer(Box::new(Offer {
             manifest,
-            class,
+            rank: Rank::new(class, 0),
             begun: Begun::Never,
         }))
     };
-    unit.command(offer(routine, Priority::Routine)).await;
+    unit.command(offer(routine, Class::Routine)).await;
     stored(&hub, 500_000).await;
     let wanted = stat.digest();
-    unit.command(offer(stat, Priority::Stat)).await;
+    unit.command(offer(stat, Class::Stat)).await;
     let before = hub.shelf.stored_bytes();
     unit.wait(|event| matches!(event, Event::Delivered { manifest } if *manifest == wanted))
         .await;

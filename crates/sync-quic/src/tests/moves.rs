@@ -109,7 +109,7 @@ async fn udp_that_is_blocked_in_the_middle_costs_no_byte() {
     let offer = |begun| {
         Command::Offer(Box::new(Offer {
             manifest: manifest.clone(),
-            class: Priority::Routine,
+            rank: Rank::new(Class::Routine, 0),
             begun,
         }))
     };
@@ -172,7 +172,7 @@ async fn a_live_link_moves_to_another_uplink_with_a_study_on_its_way() {
     let digest = manifest.digest();
     let offer = Offer {
         manifest,
-        class: Priority::Routine,
+        rank: Rank::new(Class::Routine, 0),
         begun: Begun::Never,
     };
     unit.command(Command::Offer(Box::new(offer))).await;
