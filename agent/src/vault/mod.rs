@@ -348,6 +348,8 @@ impl Drop for Attendance {
 #[cfg(test)]
 mod again_tests;
 #[cfg(test)]
+mod asked_tests;
+#[cfg(test)]
 mod locked_tests;
 #[cfg(test)]
 mod mend_tests;

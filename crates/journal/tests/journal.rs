@@ -5,12 +5,12 @@
 use identity::{NodeKey, cose};
 use journal::{
     AppendError, Chain, ChainFault, ChunksWanted, ClockQuality, Consent, ConsentBasis, Damaged,
-    Diverged, Divergence, Enrolled, Erased, Fact, FactError, FleetApplied, Head, JournalId,
-    LegalHold, ManifestFault, Moment, Offered, Opened, PrioritySet, Receipt, ReceiptRefused,
-    Record, Released, Report, ReportReceived, ReportStatus, SignedManifest, TokenIssued,
-    report_domain, verify_next,
+    Diverged, Divergence, Enrolled, Erased, Fact, FactError, FleetApplied, Head,
+    INSTANCES_FIRST_MAX, InstancesFirst, JournalId, LegalHold, ManifestFault, Moment, Offered,
+    Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused, Record, Released, Report,
+    ReportReceived, ReportStatus, SignedManifest, TokenIssued, report_domain, verify_next,
 };
-use study::{Digest, Manifest, Priority, StudyRoot, StudyUid};
+use study::{Digest, Manifest, Priority, SopInstanceUid, StudyRoot, StudyUid};
 
 fn key(n: u8) -> NodeKey {
     NodeKey::from_seed(&[n; 32])
@@ -268,7 +268,42 @@ fn facts_of_keeping() -> Vec<Fact> {
             theirs: 9,
             kind: Divergence::Forked,
         }),
+        Fact::InstancesFirst(InstancesFirst {
+            study: StudyUid::parse("1.2.3").unwrap(),
+            instances: vec![SopInstanceUid::parse("1.2.3.4").unwrap()],
+        }),
+        Fact::PriorsWanted(PriorsWanted {
+            study: StudyUid::parse("1.2.3").unwrap(),
+        }),
     ]
+}
+
+/// Kinds 18 and 19, byte for byte (docs/protocol.md 7).
+#[test]
+fn what_readers_ask_for_has_its_one_encoding() {
+    let study = StudyUid::parse("1.2").unwrap();
+    let wanted = Fact::PriorsWanted(PriorsWanted {
+        study: study.clone(),
+    });
+    assert_eq!(wanted.body(), b"\x81\x631.2");
+    let instances = vec![SopInstanceUid::parse("1.3").unwrap()];
+    let first = Fact::InstancesFirst(InstancesFirst { study, instances });
+    assert_eq!(first.body(), b"\x82\x631.2\x81\x631.3");
+}
+
+#[test]
+fn more_instances_than_may_be_asked_for_are_refused() {
+    let first = |count| {
+        let sop = SopInstanceUid::parse("1.2.3.4").unwrap();
+        let fact = Fact::InstancesFirst(InstancesFirst {
+            study: StudyUid::parse("1.2.3").unwrap(),
+            instances: vec![sop; count],
+        });
+        Fact::read(18, &fact.body())
+    };
+    assert!(first(INSTANCES_FIRST_MAX).is_ok());
+    let over = INSTANCES_FIRST_MAX + 1;
+    assert_eq!(first(over), Err(FactError::TooManyInstances(over)));
 }
 
 #[test]

@@ -25,7 +25,8 @@
 //! integers), its first element the frame's number. It has at most 327,680 bytes. Nothing may
 //! follow the last element; any other encoding of the same frame is a fault. All integers are
 //! unsigned; *digest* and *node* are byte strings of 32 bytes; *journal* is `[author node, stream
-//! node]`; *class* is 1 STAT, 2 urgent, 3 routine, 4 bulk; *text* has at most 200 bytes of UTF-8.
+//! node]`; *class* is 1 STAT, 2 urgent, 3 routine, 4 bulk, 5 software, class 0 being the control lane;
+//! *text* has at most 200 bytes of UTF-8.
 //!
 //! | no. | frame | elements after the number |
 //! |---|---|---|
@@ -86,7 +87,7 @@
 //!
 //! ## Items
 //! An *item* is one manifest on its way in one session. The offering side numbers its items from 0
-//! upwards in the order in which it opens them. It has at most 64 open; the receiver counts, too.
+//! upwards in the order in which it opens them. It has at most 128 open; the receiver counts, too.
 //! One manifest is never two open items.
 //!
 //! - **Offer** opens an item of which nothing ever left before. All its data may follow at once.
@@ -123,11 +124,21 @@
 //! are faults.
 //!
 //! ## What goes first
-//! The sender decides anew for each Data frame: the lowest class number first, in it the manifest
-//! that was offered first, in it the first chunk. A class leaves at most 4 frames with the
-//! transport that it has not taken; when the most urgent class has no room, no lesser one goes.
-//! Of the 64 places on the wire, 8 are kept free of all but STAT, 8 more of routine, 8 more of
-//! bulk. Named items (Resume) are opened ahead, others only when their data is due.
+//! The sender decides anew for each Data frame, by [`Rank`]: the lowest class number first, in it the
+//! least turn, in it the least wave, in it the manifest that was offered first, in it the first
+//! chunk. A class leaves at most 4 frames with the transport that it has not taken; when the most
+//! urgent class has no room, no lesser one goes. Of the 128 places on the wire, 8 are kept free of
+//! all but STAT, 8 more of routine and below, 8 more of bulk and below, 8 more of software. Named
+//! items (Resume) are opened ahead, others only when their data is due.
+//!
+//! Manifests with one turn are the revisions of one study, and go side by side: wave 0 is what a
+//! reader waits for ([`Rank::first`]), wave 1 the first eighth of each group of codec units, which is
+//! an overview of it, wave 2 up to a quarter, wave 3 up to half, wave 4 the rest. A group of at most 4
+//! chunks is in wave 1. Of groups that are one file every 8th, 4th and 2nd of a manifest come first.
+//!
+//! Below STAT no class starves: when 15 times the bytes of the chunk that goes next in a class went
+//! with more urgent classes before it, that chunk goes with the class that passes it, before all of
+//! it; the item has that class until the peer holds the chunk. Neither STAT nor time counts.
 //!
 //! ## Limits against a careless or hostile peer
 //! Beside those above: 4096 holes in the item numbers; item lanes aren't read while 1 MiB or 4096
