@@ -28,6 +28,7 @@ mod link;
 mod lone;
 mod mend;
 mod one_study;
+mod order;
 mod peers;
 mod proof;
 mod refusals;

@@ -14,6 +14,7 @@ use sync_proto::Runs;
 
 use super::columns::uid;
 use super::{FetchError, Vault, VaultError};
+use crate::keys::{Locked, VaultState};
 
 impl Vault {
     /// Notes that the other studies of a study's patient are wanted at the hub.
@@ -45,6 +46,11 @@ impl Vault {
     /// The other studies of the patient that the hub does not have, and that may leave. Reads an
     /// instance of each study: not from async code, and not while the vault is locked.
     pub fn find_priors(&self, study: &StudyUid) -> Result<Vec<StudyUid>, FetchError> {
+        // Keys that packing has in hand would open it all the same.
+        match self.0.keys.state() {
+            VaultState::OpenNoPin | VaultState::Unlocked => {}
+            VaultState::Locked | VaultState::Zeroised => return Err(Locked.into()),
+        }
         let Some(patient) = self.patient_of(study)? else {
             return Ok(Vec::new());
         };

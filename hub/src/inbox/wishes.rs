@@ -18,8 +18,8 @@ use crate::ledger::LedgerError;
 /// Why a wish was not said.
 #[derive(Debug, Error)]
 pub(crate) enum WishError {
-    /// No unit, or not this one, has sent such a study.
-    #[error("no study {0} is at the hub")]
+    /// No unit, or not this one, has sent anything of such a study.
+    #[error("nothing of study {0} is at the hub")]
     UnknownStudy(StudyUid),
     /// More than one unit has sent it.
     #[error("several units have sent study {0}: choose one with --unit")]
@@ -59,7 +59,7 @@ impl Inbox {
         whose: Whose,
         priority: Priority,
     ) -> Result<(), WishError> {
-        let (_, unit) = self.resolve(&whose)?;
+        let unit = self.unit_of(&whose)?;
         let study = whose.study;
         let set = PrioritySet { study, priority };
         let effect = move |sql: &Connection, fact: &Fact| super::fold(sql, unit, fact);
@@ -84,7 +84,7 @@ impl Inbox {
 
     /// Tells the unit that the other studies of a study's patient are wanted.
     pub(crate) async fn wish_priors(&self, whose: Whose) -> Result<(), WishError> {
-        let (_, unit) = self.resolve(&whose)?;
+        let unit = self.unit_of(&whose)?;
         let study = whose.study;
         let fact = Fact::PriorsWanted(PriorsWanted { study });
         self.wish(unit, fact, |_, _| Ok(())).await
@@ -103,6 +103,14 @@ impl Inbox {
         };
         self.writer.run(job).await?;
         Ok(self.outbox.grown(unit)?)
+    }
+
+    /// Whom a study concerns; a unit that is named may have one of which nothing has come yet.
+    fn unit_of(&self, whose: &Whose) -> Result<NodeId, WishError> {
+        match self.resolve(whose) {
+            Err(WishError::UnknownStudy(study)) => whose.unit.ok_or(WishError::UnknownStudy(study)),
+            resolved => resolved.map(|(_, unit)| unit),
+        }
     }
 
     fn resolve(&self, whose: &Whose) -> Result<(StudyId, NodeId), WishError> {
@@ -141,3 +149,6 @@ fn missing_of(
     )?
     .collect()
 }
+
+#[cfg(test)]
+mod tests;
