@@ -81,6 +81,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sync-quic",
         ],
     ),
+    ("fuzz", &["codec", "study"]),
     (
         "provisioning",
         &["identity", "sealing", "update", "telemetry"],
