@@ -235,10 +235,10 @@ impl Rooms {
                     .await?;
                 Ok((Value::Null, Vec::new()))
             }
-            Request::Priority { study, priority } => {
-                self.vault.set_priority(study, priority).await?;
-                Ok((Value::Null, Vec::new()))
-            }
+            Request::Priority { study, priority } => Ok((
+                json!(self.vault.set_priority(study, priority).await?),
+                Vec::new(),
+            )),
             Request::Priors { study } => {
                 Ok((json!(self.vault.want_priors(study).await?), Vec::new()))
             }

@@ -1,6 +1,5 @@
 //! Seeded campaigns over the virtual-time pair; `CHASQUI_CAMPAIGN` multiplies their length.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "a campaign says what it did")]
 
 use sync_proto::testing::{Lie, Tally, Violation, campaign, flaps};
