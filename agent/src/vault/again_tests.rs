@@ -300,7 +300,10 @@ async fn of_an_older_index_only_what_has_no_consent_waits() {
     let sql = Connection::open(world.folder.path().join("index.sqlite")).unwrap();
     sql.execute_batch(
         "DROP INDEX revision_unoffered; ALTER TABLE revision DROP COLUMN offered;
-         ALTER TABLE pack_group DROP COLUMN tier; PRAGMA user_version = 1;",
+         ALTER TABLE pack_group DROP COLUMN tier;
+         ALTER TABLE study DROP COLUMN called; DROP INDEX pack_group_waited_for;
+         ALTER TABLE pack_group DROP COLUMN waited_for; DROP TABLE priors_wanted;
+         PRAGMA user_version = 1;",
     )
     .unwrap();
     drop(sql);

@@ -387,7 +387,8 @@ fn a_report_out_of_its_limits_is_an_error_of_the_fact_alone() {
 #[test]
 fn the_bytes_of_version_1_never_change() {
     let mut chain = Chain::resume(own(1), Head::EMPTY);
-    for fact in every_fact() {
+    // Later kinds have their bytes in tests of their own.
+    for fact in every_fact().into_iter().filter(|fact| fact.kind() <= 17) {
         chain.append(&key(1), at(1), &fact).unwrap();
     }
     assert_eq!(chain.head().digest.unwrap().to_string(), GOLDEN_HEAD);
