@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod charset;
 pub mod dataset;
 pub mod part10;
 
