@@ -13,6 +13,7 @@ pub(crate) const COMMAND_BYTES_MAX: usize = 16 * 1024;
 pub(crate) mod element {
     pub(crate) const GROUP_LENGTH: u16 = 0x0000;
     pub(crate) const AFFECTED_SOP_CLASS: u16 = 0x0002;
+    pub(crate) const REQUESTED_SOP_CLASS: u16 = 0x0003;
     pub(crate) const COMMAND_FIELD: u16 = 0x0100;
     pub(crate) const MESSAGE_ID: u16 = 0x0110;
     pub(crate) const RESPONDED_MESSAGE_ID: u16 = 0x0120;
@@ -20,13 +21,22 @@ pub(crate) mod element {
     pub(crate) const DATA_SET_TYPE: u16 = 0x0800;
     pub(crate) const STATUS: u16 = 0x0900;
     pub(crate) const ERROR_COMMENT: u16 = 0x0902;
+    pub(crate) const ERROR_ID: u16 = 0x0903;
     pub(crate) const AFFECTED_SOP_INSTANCE: u16 = 0x1000;
+    pub(crate) const REQUESTED_SOP_INSTANCE: u16 = 0x1001;
+    pub(crate) const EVENT_TYPE: u16 = 0x1002;
+    pub(crate) const ACTION_TYPE: u16 = 0x1008;
 }
 
 /// Values of Command Field (0000,0100).
 pub(crate) mod field {
     pub(crate) const C_STORE_RQ: u16 = 0x0001;
+    pub(crate) const C_FIND_RQ: u16 = 0x0020;
     pub(crate) const C_ECHO_RQ: u16 = 0x0030;
+    pub(crate) const N_EVENT_REPORT_RQ: u16 = 0x0100;
+    pub(crate) const N_SET_RQ: u16 = 0x0120;
+    pub(crate) const N_ACTION_RQ: u16 = 0x0130;
+    pub(crate) const N_CREATE_RQ: u16 = 0x0140;
     pub(crate) const C_CANCEL_RQ: u16 = 0x0FFF;
     /// Set in every response.
     pub(crate) const RESPONSE: u16 = 0x8000;
@@ -68,19 +78,36 @@ impl CommandSet {
             .with_u16(element::RESPONDED_MESSAGE_ID, message_id)
             .with_u16(element::DATA_SET_TYPE, NO_DATA_SET)
             .with_u16(element::STATUS, answer.status.0);
-        for echoed in [element::AFFECTED_SOP_CLASS, element::AFFECTED_SOP_INSTANCE] {
+        for (affected, requested) in [
+            (element::AFFECTED_SOP_CLASS, element::REQUESTED_SOP_CLASS),
+            (
+                element::AFFECTED_SOP_INSTANCE,
+                element::REQUESTED_SOP_INSTANCE,
+            ),
+        ] {
+            let uid = request.text(affected).or_else(|| request.text(requested));
             // What is no UID isn't said again.
-            if let Some(uid) = request
-                .text(echoed)
-                .filter(|uid| uid.len() <= UID_CHARS_MAX)
-            {
-                response = response.with_uid(echoed, uid);
+            if let Some(uid) = uid.filter(|uid| uid.len() <= UID_CHARS_MAX) {
+                response = response.with_uid(affected, uid);
             }
+        }
+        for echoed in [element::ACTION_TYPE, element::EVENT_TYPE] {
+            if let Some(value) = request.u16(echoed) {
+                response = response.with_u16(echoed, value);
+            }
+        }
+        if let Some(id) = answer.error_id {
+            response = response.with_u16(element::ERROR_ID, id);
         }
         match &answer.comment {
             Some(comment) => response.with_comment(comment),
             None => response,
         }
+    }
+
+    /// Says that a data set follows.
+    pub(crate) fn announcing_data_set(self) -> Self {
+        self.with_u16(element::DATA_SET_TYPE, DATA_SET_FOLLOWS)
     }
 
     /// Parses a command set; of an element that stands twice the last one counts.

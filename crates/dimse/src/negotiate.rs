@@ -6,14 +6,14 @@ use dicom_ul::pdu::{
     AssociationAC, AssociationRJ, AssociationRJResult, AssociationRJServiceProviderASCEReason,
     AssociationRJServiceProviderPresentationReason, AssociationRJServiceUserReason,
     AssociationRJSource, AssociationRQ, PresentationContextProposed, PresentationContextResult,
-    PresentationContextResultReason, UserVariableItem,
+    PresentationContextResultReason, RequestorRoles, UserVariableItem,
 };
 use study::part10::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use study::{SopClassUid, TransferSyntaxUid};
 
 use crate::scp::{ContextRefusal, Contexts, Rejection, ScpConfig};
-use crate::transfer_syntax::choose;
-use crate::{VERIFICATION, is_storage_class};
+use crate::transfer_syntax::{choose, choose_parsed};
+use crate::{SERVICE_CLASSES, Service, is_storage_class};
 
 /// The name of DICOM's application context (PS3.7 A.2.1).
 pub(crate) const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
@@ -24,6 +24,7 @@ const IMPLICIT_LITTLE: &str = "1.2.840.10008.1.2";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accepted {
     pub(crate) sop_class: SopClassUid,
+    pub(crate) service: Service,
     pub(crate) transfer_syntax: TransferSyntaxUid,
 }
 
@@ -62,18 +63,37 @@ pub(crate) fn answer(
         .map(|c| agreement.settle(c, config))
         .collect();
     agreement.summary.accepted = agreement.contexts.len();
+    let mut variables = user_variables(config.pdu_bytes_max);
+    variables.extend(agreement.roles(&request.user_variables));
     let accept = AssociationAC {
         protocol_version: 1,
         calling_ae_title: request.calling_ae_title.clone(),
         called_ae_title: request.called_ae_title.clone(),
         application_context_name: APPLICATION_CONTEXT.to_string(),
         presentation_contexts: results,
-        user_variables: user_variables(config.pdu_bytes_max),
+        user_variables: variables,
     };
     Ok((accept, agreement))
 }
 
 impl Agreement {
+    /// The answers to proposed roles: the peer is the user of what we accepted, and no provider.
+    fn roles(&self, proposed: &[UserVariableItem]) -> Vec<UserVariableItem> {
+        let answer = |item: &UserVariableItem| {
+            let UserVariableItem::ScuScpRoleSelectionSubItem(uid, roles) = item else {
+                return None;
+            };
+            let class = SopClassUid::parse(uid).ok()?;
+            let is_accepted = self.contexts.values().any(|c| c.sop_class == class);
+            let agreed = RequestorRoles {
+                scu: roles.scu,
+                scp: false,
+            };
+            is_accepted.then(|| UserVariableItem::ScuScpRoleSelectionSubItem(uid.clone(), agreed))
+        };
+        proposed.iter().filter_map(answer).collect()
+    }
+
     fn settle(
         &mut self,
         proposed: &PresentationContextProposed,
@@ -118,18 +138,30 @@ fn accepted(
 ) -> Result<Accepted, ContextRefusal> {
     let sop_class = SopClassUid::parse(&proposed.abstract_syntax)
         .map_err(|_| ContextRefusal::AbstractSyntax)?;
-    let served = sop_class.as_str() == VERIFICATION
-        || is_storage_class(sop_class.as_str())
-        || config.private_classes.contains(&sop_class);
-    if !served {
-        return Err(ContextRefusal::AbstractSyntax);
-    }
-    let transfer_syntax =
-        choose(&proposed.transfer_syntaxes).ok_or(ContextRefusal::TransferSyntaxes)?;
+    let service = service_of(&sop_class, config).ok_or(ContextRefusal::AbstractSyntax)?;
+    let chosen = match service {
+        Service::Verification | Service::Storage => choose(&proposed.transfer_syntaxes),
+        Service::Worklist | Service::Commitment | Service::PerformedStep => {
+            choose_parsed(&proposed.transfer_syntaxes)
+        }
+    };
     Ok(Accepted {
         sop_class,
-        transfer_syntax,
+        service,
+        transfer_syntax: chosen.ok_or(ContextRefusal::TransferSyntaxes)?,
     })
+}
+
+/// The service behind a SOP class, if it is served.
+fn service_of(sop_class: &SopClassUid, config: &ScpConfig) -> Option<Service> {
+    if is_storage_class(sop_class.as_str()) || config.private_classes.contains(sop_class) {
+        return Some(Service::Storage);
+    }
+    let row = SERVICE_CLASSES
+        .iter()
+        .find(|(uid, ..)| *uid == sop_class.as_str());
+    row.map(|(_, _, service)| *service)
+        .filter(|service| *service == Service::Verification || config.services.contains(service))
 }
 
 /// The A-ASSOCIATE-RJ for a rejection.
@@ -160,8 +192,8 @@ pub(crate) fn reject(rejection: &Rejection) -> AssociationRJ {
 
 /// The user information of ours, for both roles.
 ///
-/// Asynchronous operations, roles, extended negotiation and user identity of a peer go unanswered, which
-/// is how an acceptor says that it keeps to the defaults (PS3.7 D.3.3).
+/// Asynchronous operations, extended negotiation and user identity of a peer go unanswered, which is how
+/// an acceptor says that it keeps to the defaults (PS3.7 D.3.3).
 pub(crate) fn user_variables(pdu_bytes_max: u32) -> Vec<UserVariableItem> {
     vec![
         UserVariableItem::MaxLength(pdu_bytes_max),
@@ -272,6 +304,51 @@ mod tests {
         let request = request(&[(1, PRIVATE_CLASS, &[EXPLICIT_LITTLE])]);
         let (accept, _) = answer(&request, &config).unwrap();
         assert_eq!(results(&accept), [(1, 0, EXPLICIT_LITTLE)]);
+    }
+
+    #[test]
+    fn a_service_is_served_when_the_configuration_names_it_and_in_encodings_that_are_parsed() {
+        let deflated = "1.2.840.10008.1.2.1.99";
+        let request = request(&[
+            (
+                1,
+                crate::WORKLIST,
+                &[deflated, IMPLICIT_LITTLE, EXPLICIT_LITTLE],
+            ),
+            (3, crate::WORKLIST, &[deflated]),
+        ]);
+        let (accept, _) = answer(&request, &config()).unwrap();
+        assert_eq!(
+            results(&accept),
+            [(1, 3, IMPLICIT_LITTLE), (3, 3, IMPLICIT_LITTLE)]
+        );
+        let serving = ScpConfig {
+            services: vec![Service::Worklist],
+            ..config()
+        };
+        let (accept, _) = answer(&request, &serving).unwrap();
+        assert_eq!(
+            results(&accept),
+            [(1, 0, EXPLICIT_LITTLE), (3, 4, IMPLICIT_LITTLE)]
+        );
+    }
+
+    #[test]
+    fn a_peer_is_user_and_no_provider_of_what_was_accepted() {
+        let mut request = request(&[(1, CT, &[EXPLICIT_LITTLE])]);
+        let roles = |class: &str, scu, scp| {
+            let roles = RequestorRoles { scu, scp };
+            UserVariableItem::ScuScpRoleSelectionSubItem(class.to_string(), roles)
+        };
+        request.user_variables.push(roles(CT, true, true));
+        request.user_variables.push(roles("1.2.3", true, false));
+        let (accept, _) = answer(&request, &config()).unwrap();
+        let answered: Vec<_> = accept
+            .user_variables
+            .into_iter()
+            .filter(|item| matches!(item, UserVariableItem::ScuScpRoleSelectionSubItem(..)))
+            .collect();
+        assert_eq!(answered, [roles(CT, true, false)]);
     }
 
     #[test]

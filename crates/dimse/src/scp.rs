@@ -1,4 +1,4 @@
-//! The provider role: accepts associations, answers C-ECHO, hands each C-STORE to a service.
+//! The provider role: accepts associations, answers C-ECHO, hands every other request to a service.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,10 +11,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::Answer;
 use crate::memory::Budget;
+use crate::{Answer, DataSet, DataSetError, Service, Status};
 
 mod association;
+mod requests;
+
+pub(crate) use requests::event_command;
 
 /// What the provider accepts, and its limits.
 #[derive(Debug, Clone)]
@@ -25,6 +28,8 @@ pub struct ScpConfig {
     pub accept_any_called: bool,
     /// Private SOP classes that are stored as well as the standard ones.
     pub private_classes: Vec<SopClassUid>,
+    /// What is served beside verification and storage.
+    pub services: Vec<Service>,
     /// How many associations may be open at once; one more is rejected as transient.
     pub associations_max: usize,
     /// The largest data set that is taken, in bytes.
@@ -52,6 +57,7 @@ impl ScpConfig {
             ae_title,
             accept_any_called: false,
             private_classes: Vec::new(),
+            services: Vec::new(),
             associations_max: 64,
             instance_bytes_max: 1 << 30,
             memory_bytes_max: 1 << 30,
@@ -98,6 +104,94 @@ pub struct StoreRequest {
     pub file: Vec<u8>,
     /// Where in `file` the data set begins.
     pub data_set_at: usize,
+}
+
+/// What a peer asks for in one of the services that have small data sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// The SOP class.
+    pub sop_class: SopClassUid,
+    /// The SOP instance.
+    pub sop: SopInstanceUid,
+    /// What is to be done with it.
+    pub kind: OperationKind,
+    /// The data set; empty when none came.
+    pub data_set: DataSet,
+}
+
+/// What is to be done with a SOP instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationKind {
+    /// N-ACTION with this Action Type ID.
+    Action(u16),
+    /// N-CREATE.
+    Create,
+    /// N-SET.
+    Set,
+}
+
+/// What a query matches, made while it is sent.
+pub type Matches = Box<dyn Iterator<Item = DataSet> + Send>;
+
+/// What the service has to tell the peer by N-EVENT-REPORT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The SOP class; a presentation context of it must be open.
+    pub sop_class: SopClassUid,
+    /// The SOP instance.
+    pub sop: SopInstanceUid,
+    /// Event Type ID (0000,1002).
+    pub event_type: u16,
+    /// The event's information.
+    pub data_set: DataSet,
+}
+
+/// Why this crate refuses a request other than C-STORE by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RequestFault {
+    /// The presentation context isn't for that.
+    #[error("this operation is not served in a presentation context of {0}")]
+    NotServed(SopClassUid),
+    /// The data set can't be read.
+    #[error(transparent)]
+    DataSet(#[from] DataSetError),
+    /// The data set is larger than any of these services needs.
+    #[error("the data set is larger than the {bytes_max} bytes allowed")]
+    TooLarge {
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// Memory for data sets on their way stayed used up.
+    #[error("no memory for the data set while others are being received")]
+    NoMemory,
+    /// A request that needs a data set has none.
+    #[error("the command announces no data set")]
+    NoDataSet,
+    /// The SOP class isn't that of the presentation context.
+    #[error("the SOP class is not that of the presentation context")]
+    ClassNotNegotiated,
+    /// The command has no usable SOP Instance UID.
+    #[error("the command has no valid SOP Instance UID")]
+    BadUid,
+    /// An N-ACTION without Action Type ID.
+    #[error("the command has no action type")]
+    NoActionType,
+}
+
+impl RequestFault {
+    /// The status that says so (PS3.7 annex C).
+    pub fn answer(&self) -> Answer {
+        let status = match self {
+            Self::NotServed(_) => Status::UNRECOGNIZED_OPERATION,
+            Self::DataSet(_) => Status::CANNOT_UNDERSTAND,
+            Self::TooLarge { .. } | Self::NoMemory => Status::RESOURCE_LIMITATION,
+            Self::NoDataSet => Status::MISSING_ATTRIBUTE,
+            Self::ClassNotNegotiated => Status::SOP_CLASS_NOT_SUPPORTED,
+            Self::BadUid => Status::INVALID_SOP_INSTANCE,
+            Self::NoActionType => Status::NO_SUCH_ACTION,
+        };
+        Answer::failure(status, self.to_string())
+    }
 }
 
 /// Why this crate refuses a C-STORE by itself.
@@ -154,8 +248,44 @@ pub trait Visit: Send {
     /// Translates a refusal that this crate decided into the answer for the peer.
     fn refuse(&mut self, fault: &StoreFault) -> Answer;
 
+    /// Says what matches a C-FIND's identifier, or why nothing is said.
+    ///
+    /// Only asked in contexts of [`ScpConfig::services`], like all that follows.
+    fn find(
+        &mut self,
+        identifier: DataSet,
+    ) -> impl Future<Output = Result<Matches, Answer>> + Send {
+        drop(identifier);
+        std::future::ready(Err(not_served()))
+    }
+
+    /// Does what an N-ACTION, N-CREATE or N-SET asks; what this says is answered to the peer at once.
+    fn operate(&mut self, operation: Operation) -> impl Future<Output = Answer> + Send {
+        drop(operation);
+        std::future::ready(not_served())
+    }
+
+    /// Notes that a request was refused by this crate; its answer is [`RequestFault::answer`].
+    fn refused(&mut self, fault: &RequestFault) {
+        tracing::debug!(%fault, "request refused");
+    }
+
+    /// The next thing to tell the peer. Waited for between two messages, and given up for each of them.
+    fn event(&mut self) -> impl Future<Output = Event> + Send {
+        std::future::pending()
+    }
+
+    /// What the peer answered to the event given last; none when it didn't, or could not be told.
+    fn event_answered(&mut self, status: Option<Status>) {
+        tracing::debug!(?status, "an event was answered");
+    }
+
     /// The association ended. Not called for one that is cut off after the time to stop.
     fn closed(self, ending: &Ending, tally: &Tally);
+}
+
+fn not_served() -> Answer {
+    Answer::failure(Status::UNRECOGNIZED_OPERATION, "operation not served")
 }
 
 /// What was negotiated.
@@ -227,6 +357,8 @@ pub struct Tally {
     pub refused: u64,
     /// C-ECHO requests.
     pub echoes: u64,
+    /// C-FIND, N-ACTION, N-CREATE and N-SET requests, however they were answered.
+    pub requests: u64,
     /// Bytes of data sets received.
     pub bytes: u64,
 }

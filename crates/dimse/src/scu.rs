@@ -1,4 +1,4 @@
-//! The user role: opens an association, echoes, stores.
+//! The user role: opens an association, echoes, stores, queries, acts; and tells events as a provider.
 
 use std::io;
 use std::time::Duration;
@@ -6,15 +6,18 @@ use std::time::Duration;
 use dicom_ul::Pdu;
 use dicom_ul::pdu::{
     AbortRQSource, AssociationAC, AssociationRQ, PresentationContextProposed,
-    PresentationContextResult, PresentationContextResultReason,
+    PresentationContextResult, PresentationContextResultReason, RequestorRoles, UserVariableItem,
 };
+use study::dataset::Encoding;
 use study::{AeTitle, SopClassUid, SopInstanceUid, TransferSyntaxUid};
 use thiserror::Error;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::time::timeout;
 
 use crate::command::{CommandSet, DATA_SET_FOLLOWS, NO_DATA_SET, element, field};
+use crate::data_set::DataSet;
 use crate::negotiate::{APPLICATION_CONTEXT, pdu_max, user_variables};
+use crate::scp::{Event, Operation, OperationKind, event_command};
 use crate::wire::{Received, Timeouts, Wire, WireFault};
 use crate::{Answer, Status, VERIFICATION};
 
@@ -31,6 +34,8 @@ pub struct ScuConfig {
     pub answer_timeout: Duration,
     /// The largest P-DATA-TF that is received, in bytes.
     pub pdu_bytes_max: u32,
+    /// SOP classes that we are the provider of, though we open the association (PS3.7 D.3.3.4).
+    pub provides: Vec<SopClassUid>,
 }
 
 impl ScuConfig {
@@ -42,6 +47,7 @@ impl ScuConfig {
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(60),
             pdu_bytes_max: 131_072,
+            provides: Vec::new(),
         }
     }
 }
@@ -202,6 +208,112 @@ impl Association {
         self.answer().await
     }
 
+    /// Sends a C-FIND-RQ and collects the matches, at most `matches_max`: then it is cancelled.
+    pub async fn find(
+        &mut self,
+        sop_class: &SopClassUid,
+        identifier: &DataSet,
+        matches_max: usize,
+    ) -> Result<(Vec<DataSet>, Answer), ScuError> {
+        let (context, encoding) = self.parsed_context(sop_class)?;
+        let command = self
+            .request(field::C_FIND_RQ)
+            .with_u16(element::PRIORITY, PRIORITY_MEDIUM)
+            .with_uid(element::AFFECTED_SOP_CLASS, sop_class.as_str())
+            .announcing_data_set();
+        self.send(context, true, &command.encode()).await?;
+        self.send(context, false, &identifier.encode(encoding))
+            .await?;
+        let mut found = Vec::new();
+        loop {
+            let response = self.response().await?;
+            if response.u16(element::STATUS) != Some(Status::PENDING.0) {
+                return Ok((found, self.answer_of(&response)?));
+            }
+            let bytes = self.data_set().await?;
+            let Ok(identifier) = DataSet::parse(&bytes, encoding) else {
+                return Err(ScuError::Protocol("a match that cannot be read"));
+            };
+            found.push(identifier);
+            if found.len() == matches_max {
+                let cancel = CommandSet::default()
+                    .with_u16(element::COMMAND_FIELD, field::C_CANCEL_RQ)
+                    .with_u16(element::RESPONDED_MESSAGE_ID, self.last_message_id)
+                    .with_u16(element::DATA_SET_TYPE, NO_DATA_SET);
+                self.send(context, true, &cancel.encode()).await?;
+            }
+        }
+    }
+
+    /// Sends an N-ACTION, N-CREATE or N-SET and waits for the answer.
+    pub async fn operate(&mut self, operation: &Operation) -> Result<Answer, ScuError> {
+        let (context, encoding) = self.parsed_context(&operation.sop_class)?;
+        let (class, sop) = (operation.sop_class.as_str(), operation.sop.as_str());
+        let requested = |command: CommandSet| {
+            command
+                .with_uid(element::REQUESTED_SOP_CLASS, class)
+                .with_uid(element::REQUESTED_SOP_INSTANCE, sop)
+        };
+        let command = match operation.kind {
+            OperationKind::Action(action) => {
+                requested(self.request(field::N_ACTION_RQ)).with_u16(element::ACTION_TYPE, action)
+            }
+            OperationKind::Set => requested(self.request(field::N_SET_RQ)),
+            OperationKind::Create => self
+                .request(field::N_CREATE_RQ)
+                .with_uid(element::AFFECTED_SOP_CLASS, class)
+                .with_uid(element::AFFECTED_SOP_INSTANCE, sop),
+        };
+        let command = command.announcing_data_set();
+        self.send(context, true, &command.encode()).await?;
+        let data_set = operation.data_set.encode(encoding);
+        self.send(context, false, &data_set).await?;
+        self.answer().await
+    }
+
+    /// Tells an event, and waits for the answer; the class is one of [`ScuConfig::provides`].
+    pub async fn tell(&mut self, event: &Event) -> Result<Answer, ScuError> {
+        let (context, encoding) = self.parsed_context(&event.sop_class)?;
+        self.last_message_id = self.last_message_id.wrapping_add(1);
+        let command = event_command(event, self.last_message_id);
+        self.send(context, true, &command.encode()).await?;
+        let data_set = event.data_set.encode(encoding);
+        self.send(context, false, &data_set).await?;
+        self.answer().await
+    }
+
+    /// Waits for an event of a class that the peer provides, and answers that it was heard.
+    pub async fn event(&mut self) -> Result<Event, ScuError> {
+        let received = self.wire.receive(self.answer_timeout, "an event").await?;
+        let Received::Value(first) = received else {
+            return Err(ScuError::Protocol("a release instead of an event"));
+        };
+        let command = self.wire.command(first, self.answer_timeout).await?;
+        let context = self.contexts.iter().find(|c| c.id == first.context);
+        let (Some(context), Some(message_id)) = (context, command.u16(element::MESSAGE_ID)) else {
+            return Err(ScuError::Protocol("an event without context or message ID"));
+        };
+        let encoding = Encoding::of(&context.transfer_syntax);
+        let sop_class = context.sop_class.clone();
+        let bytes = self.data_set().await?;
+        let sop = command.text(element::AFFECTED_SOP_INSTANCE);
+        let sop = sop.and_then(|uid| SopInstanceUid::parse(uid).ok());
+        let (Some(sop), Ok(data_set)) = (sop, DataSet::parse(&bytes, encoding)) else {
+            return Err(ScuError::Protocol("an event that cannot be read"));
+        };
+        let event_type = command.u16(element::EVENT_TYPE).unwrap_or_default();
+        let answer = Answer::success();
+        let response =
+            CommandSet::response_to(&command, field::N_EVENT_REPORT_RQ, message_id, &answer);
+        self.send(first.context, true, &response.encode()).await?;
+        Ok(Event {
+            sop_class,
+            sop,
+            event_type,
+            data_set,
+        })
+    }
+
     /// Releases the association.
     pub async fn release(mut self) -> Result<(), ScuError> {
         self.wire.send_pdu(&Pdu::ReleaseRQ).await?;
@@ -248,8 +360,41 @@ impl Association {
             .await?)
     }
 
-    /// Reads the response to the request that was sent last.
+    /// The context of a class whose data sets are parsed, and how they are encoded in it.
+    fn parsed_context(&self, sop_class: &SopClassUid) -> Result<(u8, Encoding), ScuError> {
+        let context = self.contexts.iter().find(|c| c.sop_class == *sop_class);
+        let context = context.ok_or_else(|| ScuError::NoContext {
+            sop_class: sop_class.to_string(),
+            transfer_syntax: "implicit or explicit VR little endian".to_string(),
+        })?;
+        Ok((context.id, Encoding::of(&context.transfer_syntax)))
+    }
+
+    /// Reads the answer to the request that was sent last.
     async fn answer(&mut self) -> Result<Answer, ScuError> {
+        let response = self.response().await?;
+        if response.has_data_set() {
+            self.data_set().await?;
+        }
+        self.answer_of(&response)
+    }
+
+    fn answer_of(&self, response: &CommandSet) -> Result<Answer, ScuError> {
+        let status = response
+            .u16(element::STATUS)
+            .ok_or(ScuError::Protocol("an answer without status"))?;
+        let comment = response
+            .text(element::ERROR_COMMENT)
+            .map(|c| c.trim().to_string());
+        Ok(Answer {
+            status: Status(status),
+            comment,
+            error_id: response.u16(element::ERROR_ID),
+        })
+    }
+
+    /// Reads a response to the request that was sent last.
+    async fn response(&mut self) -> Result<CommandSet, ScuError> {
         let received = self
             .wire
             .receive(self.answer_timeout, "the answer to our request")
@@ -261,19 +406,34 @@ impl Association {
         if response.u16(element::RESPONDED_MESSAGE_ID) != Some(self.last_message_id) {
             return Err(ScuError::Protocol("an answer to another request"));
         }
-        let status = response
-            .u16(element::STATUS)
-            .ok_or(ScuError::Protocol("an answer without status"))?;
-        let comment = response
-            .text(element::ERROR_COMMENT)
-            .map(|c| c.trim().to_string());
-        Ok(Answer {
-            status: Status(status),
-            comment,
-        })
+        Ok(response)
+    }
+
+    /// Reads the data set behind a command.
+    async fn data_set(&mut self) -> Result<Vec<u8>, ScuError> {
+        let mut bytes = Vec::new();
+        loop {
+            let received = self
+                .wire
+                .receive(self.answer_timeout, "the rest of a data set")
+                .await?;
+            let Received::Value(value) = received else {
+                return Err(ScuError::Protocol("a release within a message"));
+            };
+            let more = self.wire.value_rest();
+            if value.is_command || bytes.len() + more > DATA_SET_BYTES_MAX {
+                return Err(ScuError::Protocol("no data set, or an absurdly long one"));
+            }
+            self.wire.take(more, &mut bytes).await?;
+            if value.is_last {
+                return Ok(bytes);
+            }
+        }
     }
 }
 
+/// The largest data set that is taken as an answer.
+const DATA_SET_BYTES_MAX: usize = 2 << 20;
 /// Value of Priority (0000,0700); storage providers don't act on it.
 const PRIORITY_MEDIUM: u16 = 0;
 /// Context IDs are the odd numbers of one byte.
@@ -283,6 +443,14 @@ fn request(config: &ScuConfig, proposals: &[Proposal]) -> Result<AssociationRQ, 
     if proposals.is_empty() || proposals.len() > CONTEXTS_MAX {
         return Err(ScuError::Proposals(proposals.len()));
     }
+    let mut variables = user_variables(config.pdu_bytes_max);
+    variables.extend(config.provides.iter().map(|sop_class| {
+        let roles = RequestorRoles {
+            scu: false,
+            scp: true,
+        };
+        UserVariableItem::ScuScpRoleSelectionSubItem(sop_class.to_string(), roles)
+    }));
     Ok(AssociationRQ {
         protocol_version: 1,
         calling_ae_title: config.calling.as_str().to_string(),
@@ -301,7 +469,7 @@ fn request(config: &ScuConfig, proposals: &[Proposal]) -> Result<AssociationRQ, 
                     .collect(),
             })
             .collect(),
-        user_variables: user_variables(config.pdu_bytes_max),
+        user_variables: variables,
     })
 }
 

@@ -213,6 +213,56 @@ pub const STORAGE_CLASSES: &[(&str, &str)] = &[
     ("1.2.840.10008.5.1.4.34.10", "RT Brachy Application Setup Delivery Instruction Storage"),
 ];
 
+/// The SOP class of C-ECHO (PS3.4 A.4).
+pub const VERIFICATION: &str = "1.2.840.10008.1.1";
+/// The SOP class of commitments (PS3.4 J).
+pub const COMMITMENT: &str = "1.2.840.10008.1.20.1";
+/// The only instance of [`COMMITMENT`] (PS3.4 J.3.5).
+pub const COMMITMENT_INSTANCE: &str = "1.2.840.10008.1.20.1.1";
+/// The SOP class of performed procedure steps (PS3.4 F.7).
+pub const PERFORMED_STEP: &str = "1.2.840.10008.3.1.2.3.3";
+/// The SOP class of worklist queries (PS3.4 K).
+pub const WORKLIST: &str = "1.2.840.10008.5.1.4.31";
+
+/// What can be done in a presentation context, by its abstract syntax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// C-ECHO.
+    Verification,
+    /// C-STORE.
+    Storage,
+    /// C-FIND.
+    Worklist,
+    /// N-ACTION; N-EVENT-REPORT to the user.
+    Commitment,
+    /// N-CREATE and N-SET.
+    PerformedStep,
+}
+
+/// UID, name and service of every SOP class that can be served but those of storage.
+pub const SERVICE_CLASSES: &[(&str, &str, Service)] = &[
+    (
+        VERIFICATION,
+        "Verification SOP Class",
+        Service::Verification,
+    ),
+    (
+        COMMITMENT,
+        "Storage Commitment Push Model SOP Class",
+        Service::Commitment,
+    ),
+    (
+        PERFORMED_STEP,
+        "Modality Performed Procedure Step SOP Class",
+        Service::PerformedStep,
+    ),
+    (
+        WORKLIST,
+        "Modality Worklist Information Model - FIND",
+        Service::Worklist,
+    ),
+];
+
 /// Says whether `uid` is a standard storage SOP class.
 pub fn is_storage_class(uid: &str) -> bool {
     STORAGE_CLASSES.iter().any(|(known, _)| *known == uid)
@@ -232,6 +282,14 @@ mod tests {
         for (uid, name) in STORAGE_CLASSES {
             let entry = StandardSopClassDictionary.by_uid(uid).unwrap();
             assert_eq!((entry.r#type, entry.name), (UidType::SopClass, *name));
+        }
+    }
+
+    #[test]
+    fn every_service_has_the_name_of_the_standard() {
+        for (uid, name, _) in SERVICE_CLASSES {
+            let entry = StandardSopClassDictionary.by_uid(uid).unwrap();
+            assert_eq!(entry.name, *name);
         }
     }
 
@@ -256,7 +314,7 @@ mod tests {
             assert!(is_storage_class(uid), "{uid}");
         }
         for uid in [
-            crate::VERIFICATION,
+            VERIFICATION,
             "1.2.840.10008.5.1.4.38.1",
             "1.2.840.10008.1.20.1",
         ] {

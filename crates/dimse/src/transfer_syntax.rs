@@ -91,6 +91,19 @@ pub(crate) fn choose(proposed: &[String]) -> Option<TransferSyntaxUid> {
         .map(|(_, uid)| uid)
 }
 
+/// Chooses for a service that parses its data sets: one of the two encodings without retired parts.
+pub(crate) fn choose_parsed(proposed: &[String]) -> Option<TransferSyntaxUid> {
+    let parsed: Vec<String> = proposed
+        .iter()
+        .filter(|uid| PARSED.contains(&uid.trim_end_matches(['\0', ' '])))
+        .cloned()
+        .collect();
+    choose(&parsed)
+}
+
+/// Implicit and explicit VR, little endian.
+const PARSED: [&str; 2] = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"];
+
 fn choice_of(uid: &str) -> Option<Choice> {
     TRANSFER_SYNTAXES
         .iter()

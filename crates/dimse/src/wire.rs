@@ -4,6 +4,7 @@
 //! Everything else is read whole, within a small limit, and left to dicom-ul's codec.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use dicom_ul::Pdu;
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, read_pdu};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf,
+};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -134,6 +137,31 @@ impl Wire {
             Ok(Some(pdu)) => Ok(pdu),
             Ok(None) | Err(_) => Err(breach::invalid("an A-ASSOCIATE PDU that cannot be read")),
         }
+    }
+
+    /// Waits until the next PDU, or value of one, begins to come; may be given up at any time.
+    ///
+    /// That the connection has ended counts as coming: [`Wire::receive`] says so.
+    pub(crate) async fn coming(
+        &mut self,
+        wait: Duration,
+        what: &'static str,
+    ) -> Result<(), WireFault> {
+        if self.pdu_rest > 0 {
+            return Ok(());
+        }
+        match timeout(wait, self.stream.fill_buf()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(WireFault::Lost(error)),
+            Err(_) => Err(WireFault::TimedOut(what)),
+        }
+    }
+
+    /// Says without waiting whether something has come.
+    pub(crate) fn has_come(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let socket = SockRef::from(&self.stream.get_ref().0);
+        self.pdu_rest > 0 || !self.stream.buffer().is_empty() || socket.peek(&mut byte).is_ok()
     }
 
     /// Reads to the next presentation data value or release; skips what is left of the value before.

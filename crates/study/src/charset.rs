@@ -214,10 +214,7 @@ fn latin(set: u8) -> Option<&'static Encoding> {
 
 fn read(reading: Reading, bytes: &[u8]) -> String {
     let decode = |encoding: &'static Encoding, bytes: &[u8]| {
-        encoding
-            .decode_without_bom_handling(bytes)
-            .0
-            .into_owned()
+        encoding.decode_without_bom_handling(bytes).0.into_owned()
     };
     match reading {
         Reading::Plain(encoding) => decode(encoding, bytes),
@@ -273,12 +270,32 @@ mod tests {
     const SAMPLES: &[(&str, &[u8], &str)] = &[
         ("", b"Buc^J\xe9r\xf4me", "Buc^J\u{e9}r\u{f4}me"),
         ("ISO_IR 100", b"Buc^J\xe9r\xf4me", "Buc^J\u{e9}r\u{f4}me"),
-        ("ISO_IR 144", b"\xbb\xee\xda\xdeceee", "\u{41b}\u{44e}\u{43a}\u{43e}ceee"),
-        ("ISO_IR 127", b"\xe2\xc8\xc7\xe6\xea", "\u{642}\u{628}\u{627}\u{646}\u{64a}"),
+        (
+            "ISO_IR 144",
+            b"\xbb\xee\xda\xdeceee",
+            "\u{41b}\u{44e}\u{43a}\u{43e}ceee",
+        ),
+        (
+            "ISO_IR 127",
+            b"\xe2\xc8\xc7\xe6\xea",
+            "\u{642}\u{628}\u{627}\u{646}\u{64a}",
+        ),
         ("ISO_IR 126", b"\xc4\xe9\xef", "\u{394}\u{3b9}\u{3bf}"),
-        ("ISO_IR 138", b"\xf9\xf8\xe5\xef", "\u{5e9}\u{5e8}\u{5d5}\u{5df}"),
-        ("ISO_IR 192", "Wang^\u{5c0f}\u{6771}".as_bytes(), "Wang^\u{5c0f}\u{6771}"),
-        ("GB18030", b"\xcd\xf5^\xd0\xa1\xb6\xab", "\u{738b}^\u{5c0f}\u{4e1c}"),
+        (
+            "ISO_IR 138",
+            b"\xf9\xf8\xe5\xef",
+            "\u{5e9}\u{5e8}\u{5d5}\u{5df}",
+        ),
+        (
+            "ISO_IR 192",
+            "Wang^\u{5c0f}\u{6771}".as_bytes(),
+            "Wang^\u{5c0f}\u{6771}",
+        ),
+        (
+            "GB18030",
+            b"\xcd\xf5^\xd0\xa1\xb6\xab",
+            "\u{738b}^\u{5c0f}\u{4e1c}",
+        ),
         (
             "\\ISO 2022 IR 87",
             b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B",
@@ -309,7 +326,11 @@ mod tests {
     #[test]
     fn every_sample_is_read() {
         for (terms, bytes, text) in SAMPLES {
-            assert_eq!(CharacterSet::of(terms.as_bytes()).read(bytes), *text, "{terms}");
+            assert_eq!(
+                CharacterSet::of(terms.as_bytes()).read(bytes),
+                *text,
+                "{terms}"
+            );
         }
     }
 
@@ -320,7 +341,9 @@ mod tests {
             match set.write(text) {
                 Some(bytes) => assert_eq!(set.read(&bytes), *text, "{terms}"),
                 None => assert!(
-                    terms.is_empty() || terms.contains("IR 13") || terms.contains("IR 126")
+                    terms.is_empty()
+                        || terms.contains("IR 13")
+                        || terms.contains("IR 126")
                         || terms.contains("IR 58"),
                     "{terms}"
                 ),
@@ -342,7 +365,13 @@ mod tests {
     fn torn_escapes_and_nonsense_do_no_harm() {
         for terms in ["", "\\ISO 2022 IR 87", "\\\\\\", "ISO_IR 999", "ISO_IR 192"] {
             let set = CharacterSet::of(terms.as_bytes());
-            for bytes in [&b"\x1b"[..], b"\x1b$", b"\x1b$)", b"a\x1b$(D\xff", b"\xff\xfe\x80"] {
+            for bytes in [
+                &b"\x1b"[..],
+                b"\x1b$",
+                b"\x1b$)",
+                b"a\x1b$(D\xff",
+                b"\xff\xfe\x80",
+            ] {
                 set.read(bytes);
             }
         }

@@ -7,16 +7,18 @@ use dicom_ul::pdu::{AbortRQSource, AssociationRQ};
 use study::{AeTitle, SopClassUid, SopInstanceUid};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until};
 
+use super::requests::Request;
 use super::{
-    Ending, Peer, Rejection, ScpConfig, Services, Shared, StoreCommand, StoreFault, StoreRequest,
-    Tally, Visit,
+    Ending, Event, Peer, Rejection, ScpConfig, Services, Shared, StoreCommand, StoreFault,
+    StoreRequest, Tally, Visit,
 };
 use crate::command::{CommandSet, element, field};
 use crate::memory::{Budget, Lease};
 use crate::negotiate::{self, Accepted, Agreement};
 use crate::wire::{Breach, Received, Timeouts, Value, Wire, WireFault, breach};
-use crate::{Answer, Status, VERIFICATION};
+use crate::{Answer, Service};
 
 /// Data sets are read in steps of this size, so that memory is asked for as bytes come.
 const STEP_BYTES: usize = 256 * 1024;
@@ -54,6 +56,8 @@ pub(super) async fn run<S: Services>(
                 visit: &mut visit,
                 agreement,
                 tally: &mut tally,
+                told: None,
+                last_event_id: 0,
             };
             let ending = match association.serve(stopped).await {
                 Ok(ending) => ending,
@@ -150,27 +154,62 @@ impl From<&WireFault> for Ending {
     }
 }
 
-struct Association<'a, V> {
-    wire: &'a mut Wire,
-    config: &'a ScpConfig,
-    budget: &'a Budget,
-    visit: &'a mut V,
-    agreement: Agreement,
-    tally: &'a mut Tally,
+/// One association that is open. Requests with small data sets are in `requests`.
+pub(super) struct Association<'a, V> {
+    pub(super) wire: &'a mut Wire,
+    pub(super) config: &'a ScpConfig,
+    pub(super) budget: &'a Budget,
+    pub(super) visit: &'a mut V,
+    pub(super) agreement: Agreement,
+    pub(super) tally: &'a mut Tally,
+    /// The event that the peer hasn't answered yet.
+    pub(super) told: Option<Told>,
+    pub(super) last_event_id: u16,
+}
+
+/// An event on its way.
+pub(super) struct Told {
+    pub(super) message_id: u16,
+    /// Until when it is waited for an answer.
+    pub(super) until: Instant,
+}
+
+/// What an association waits for between two messages.
+enum Next {
+    Stop,
+    Coming,
+    Tell(Event),
+    Unanswered,
 }
 
 impl<V: Visit> Association<'_, V> {
     /// Answers messages until the association ends; a stop takes effect between two messages.
     async fn serve(&mut self, mut stopped: watch::Receiver<bool>) -> Result<Ending, WireFault> {
+        let ending = self.attend(&mut stopped).await;
+        if self.told.take().is_some() {
+            self.visit.event_answered(None);
+        }
+        ending
+    }
+
+    async fn attend(&mut self, stopped: &mut watch::Receiver<bool>) -> Result<Ending, WireFault> {
         let idle = self.config.idle_timeout;
         loop {
-            let received = tokio::select! {
-                biased;
-                () = stop(&mut stopped) => {
+            let received = match self.next(stopped).await? {
+                Next::Stop => {
                     self.wire.abort(AbortRQSource::ServiceUser).await;
                     return Ok(Ending::Stopped);
                 }
-                received = self.wire.receive(idle, "the next message") => received?,
+                Next::Coming => self.wire.receive(idle, "the next message").await?,
+                Next::Tell(event) => {
+                    self.tell(event).await?;
+                    continue;
+                }
+                Next::Unanswered => {
+                    self.told = None;
+                    self.visit.event_answered(None);
+                    continue;
+                }
             };
             match received {
                 Received::Value(first) => self.message(first).await?,
@@ -183,6 +222,22 @@ impl<V: Visit> Association<'_, V> {
                 }
             }
         }
+    }
+
+    async fn next(&mut self, stopped: &mut watch::Receiver<bool>) -> Result<Next, WireFault> {
+        let until = self.told.as_ref().map(|told| told.until);
+        let idle = self.config.idle_timeout;
+        Ok(tokio::select! {
+            biased;
+            () = stop(stopped) => Next::Stop,
+            coming = self.wire.coming(idle, "the next message") => {
+                coming?;
+                Next::Coming
+            }
+            // One event at a time (PS3.7 D.3.3.3: no asynchronous operations).
+            event = self.visit.event(), if until.is_none() => Next::Tell(event),
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => Next::Unanswered,
+        })
     }
 
     async fn message(&mut self, first: Value) -> Result<(), WireFault> {
@@ -199,36 +254,68 @@ impl<V: Visit> Association<'_, V> {
             // Nothing is under way that could be cancelled.
             return Ok(());
         }
+        if command_field == field::N_EVENT_REPORT_RQ | field::RESPONSE {
+            return self.event_answer(first.context, &command).await;
+        }
         if command_field & field::RESPONSE != 0 {
             return Err(breach::invalid("a response that nothing asked for"));
         }
         let Some(message_id) = command.u16(element::MESSAGE_ID) else {
             return Err(breach::invalid("a request without message ID"));
         };
-        let answer = match command_field {
+        let request = Request {
+            id: first.context,
+            context,
+            command,
+            command_field,
+            message_id,
+        };
+        let answer = self.answer(&request).await?;
+        self.respond(&request, &answer).await
+    }
+
+    async fn answer(&mut self, request: &Request) -> Result<Answer, WireFault> {
+        match request.command_field {
             field::C_ECHO_RQ => {
                 self.tally.echoes += 1;
-                Answer::success()
+                Ok(Answer::success())
             }
             field::C_STORE_RQ => {
-                let answer = self.store(first.context, &context, &command).await?;
+                let answer = self
+                    .store(request.id, &request.context, &request.command)
+                    .await?;
                 if answer.status.is_success() {
                     self.tally.stored += 1;
                 } else {
                     self.tally.refused += 1;
                 }
-                answer
+                Ok(answer)
             }
             _ => {
-                let answer =
-                    Answer::failure(Status::UNRECOGNIZED_OPERATION, "operation not served");
-                self.refuse(first.context, &command, answer).await?
+                self.tally.requests += 1;
+                self.request(request).await
             }
-        };
-        let response = CommandSet::response_to(&command, command_field, message_id, &answer);
-        let (response, peer_max) = (response.encode(), self.agreement.peer_pdu_max);
+        }
+    }
+
+    pub(super) async fn respond(
+        &mut self,
+        request: &Request,
+        answer: &Answer,
+    ) -> Result<(), WireFault> {
+        let response = request.response(answer).encode();
+        self.send(request.id, true, &response).await
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        id: u8,
+        is_command: bool,
+        bytes: &[u8],
+    ) -> Result<(), WireFault> {
+        let peer_max = self.agreement.peer_pdu_max;
         self.wire
-            .send_message(first.context, true, &response, peer_max)
+            .send_message(id, is_command, bytes, peer_max)
             .await
     }
 
@@ -251,7 +338,8 @@ impl<V: Visit> Association<'_, V> {
             file: head,
             lease: self.budget.lease(),
         };
-        match self.data_set(id, Ok(coming)).await? {
+        let bytes_max = self.config.instance_bytes_max;
+        match self.data_set(id, bytes_max, Ok(coming)).await? {
             // The lease is given back when the service has answered, not before.
             Ok(Coming {
                 file,
@@ -269,14 +357,15 @@ impl<V: Visit> Association<'_, V> {
     }
 
     /// Reads past the data set of a message that isn't taken.
-    async fn refuse(
+    pub(super) async fn refuse(
         &mut self,
         id: u8,
         command: &CommandSet,
         answer: Answer,
     ) -> Result<Answer, WireFault> {
         if command.has_data_set() {
-            drop(self.data_set(id, Err(answer.clone())).await?);
+            let bytes_max = self.config.instance_bytes_max;
+            drop(self.data_set(id, bytes_max, Err(answer.clone())).await?);
         }
         Ok(answer)
     }
@@ -285,9 +374,9 @@ impl<V: Visit> Association<'_, V> {
     async fn data_set(
         &mut self,
         id: u8,
+        bytes_max: u64,
         mut coming: Result<Coming, Answer>,
     ) -> Result<Result<Coming, Answer>, WireFault> {
-        let bytes_max = self.config.instance_bytes_max;
         let mut bytes: u64 = 0;
         loop {
             let value = self.data_value(id).await?;
@@ -312,7 +401,7 @@ impl<V: Visit> Association<'_, V> {
         }
     }
 
-    async fn data_value(&mut self, id: u8) -> Result<Value, WireFault> {
+    pub(super) async fn data_value(&mut self, id: u8) -> Result<Value, WireFault> {
         let wait = self.config.read_timeout;
         match self.wire.receive(wait, "the rest of a data set").await? {
             Received::Value(value) if value.is_command => {
@@ -362,7 +451,7 @@ fn store_command(context: &Accepted, command: &CommandSet) -> Result<StoreComman
         .map_err(|_| StoreFault::BadUid("Affected SOP Class UID"))?;
     let sop = SopInstanceUid::parse(text(element::AFFECTED_SOP_INSTANCE))
         .map_err(|_| StoreFault::BadUid("Affected SOP Instance UID"))?;
-    if sop_class != context.sop_class || sop_class.as_str() == VERIFICATION {
+    if sop_class != context.sop_class || context.service != Service::Storage {
         let negotiated = context.sop_class.clone();
         return Err(StoreFault::ClassNotNegotiated {
             given: sop_class,

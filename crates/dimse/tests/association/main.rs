@@ -6,5 +6,6 @@ mod bench;
 mod hostile;
 mod limits;
 mod negotiation;
+mod services;
 mod stop;
 mod store;

@@ -127,8 +127,8 @@ async fn an_instance_over_the_limit_is_refused_and_the_next_one_taken() {
     let tally = Tally {
         stored: 1,
         refused: 2,
-        echoes: 0,
         bytes: 1_100_001,
+        ..Tally::default()
     };
     assert_eq!(bench.ending().await, Heard::Closed(Ending::Released, tally));
 }
