@@ -257,6 +257,14 @@ impl Keys {
         self.held().ring.open_document(domain, sealed)
     }
 
+    /// Whether the vault can be read, without reading it.
+    pub fn is_readable(&self) -> bool {
+        match self.state() {
+            VaultState::OpenNoPin | VaultState::Unlocked => true,
+            VaultState::Locked | VaultState::Zeroised => false,
+        }
+    }
+
     /// Says that somebody wants to read.
     pub(crate) fn readable(&self) -> Result<(), Locked> {
         let mut held = self.held();

@@ -20,7 +20,7 @@ use super::columns::int;
 use super::formats::{GoneList, PackedFile};
 use super::ledger::Kept;
 use super::recovery::Unknown;
-use super::{VaultError, consent, keep, records, revisions, sealed};
+use super::{VaultError, consent, documents, keep, records, revisions, sealed};
 use sorted::{OfStudy, Run, Sorted};
 
 /// What was taken into the index.
@@ -32,6 +32,8 @@ pub struct Absorbed {
     pub revisions: u64,
     /// Records of journals.
     pub records: u64,
+    /// Documents, each of their forms.
+    pub documents: u64,
     /// Groups of revisions of which something is missing.
     pub incomplete: u64,
     /// Records whose bytes are not those that were stored.
@@ -89,6 +91,10 @@ pub(super) fn absorb(
         if let Ok(fact) = Fact::read(unsaid.kind, &unsaid.body) {
             recall(sql, &fact)?;
         }
+    }
+    for document in &sorted.documents {
+        documents::enter(sql, document)?;
+        absorbed.documents += 1;
     }
     absorbed.records = enter_records(sql, unit, &sorted.records)?;
     // An index that did not know everything does not know what has left either.
@@ -480,6 +486,7 @@ fn recall(sql: &Connection, fact: &Fact) -> store::rusqlite::Result<()> {
         | Fact::FleetApplied(_)
         | Fact::TokenIssued(_)
         | Fact::Erased(_)
+        | Fact::CommitmentAnswered(_)
         // What is damaged now is for the next scrub to find; what was said of it stays said.
         | Fact::Damaged(_)
         | Fact::ChunksWanted(_)

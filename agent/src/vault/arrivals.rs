@@ -6,7 +6,9 @@ use sealing::KeyId;
 use store::rusqlite::{Connection, OptionalExtension, params};
 use store::{Location, Record, StoreError, Synced, Work, WriteError};
 use study::dataset::InstanceHead;
-use study::{Digest, InstanceDigest, Priority, SopInstanceUid, StudyUid, TransferSyntaxUid};
+use study::{
+    Digest, InstanceDigest, Priority, SopClassUid, SopInstanceUid, StudyUid, TransferSyntaxUid,
+};
 use thiserror::Error;
 
 use super::columns::int;
@@ -178,6 +180,7 @@ impl Sealed {
             file_bytes: arrival.file.len() as u64,
             pieces: 0,
             held_at_ms: clock::wall_ms(),
+            sop_class: Some(arrival.head.sop_class),
         };
         let records = formats::intake_records(&key.key, &arrival.file, |pieces| {
             said.pieces = pieces;
@@ -228,8 +231,8 @@ pub(super) fn enter(
     sql.prepare_cached(
         "INSERT INTO instance
          (study_uid, sop_uid, digest, file_bytes, held_at_ms, key_id, segment, offset, length, pieces,
-          revision)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+          revision, sop_class)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(params![
         said.study.as_str(),
@@ -243,6 +246,7 @@ pub(super) fn enter(
         length,
         said.pieces,
         revision,
+        said.sop_class.as_ref().map(SopClassUid::as_str),
     ])?;
     Ok(())
 }

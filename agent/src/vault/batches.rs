@@ -128,6 +128,7 @@ impl Vault {
             let stability = Stability {
                 last_sign_ms: attending.last_sign_ms,
                 attending: attending.open,
+                concluded: attending.concluded,
                 quiet_period_ms: rule.quiet_period_ms,
             };
             // While the last instances are being packed, whatever comes next can tell more.

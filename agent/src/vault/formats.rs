@@ -6,7 +6,7 @@
 use minicbor::{Decode, Encode};
 use sealing::{DataKey, KeyEnvelopes, OVERHEAD_BYTES};
 use store::{Record, RecordHeader, RecordKind, StoreError};
-use study::{Digest, InstanceDigest, SopInstanceUid, StudyUid};
+use study::{Digest, InstanceDigest, SopClassUid, SopInstanceUid, StudyUid};
 
 /// A file as it was taken in, or its first piece; sealed.
 pub(super) const INTAKE_FILE: RecordKind = RecordKind(1);
@@ -27,6 +27,11 @@ pub(super) const UNSAID_FACT: RecordKind = RecordKind(9);
 /// Which manifests count no more, as what they name was packed anew before any of it left.
 pub(super) const REPLACED: RecordKind = RecordKind(10);
 
+/// A document of the services, in one of its forms; the last one counts.
+pub(super) const FILED_DOCUMENT: RecordKind = RecordKind(20);
+
+/// What the family of a document begins with.
+pub(super) const DOCUMENT_FAMILY: &str = "document-";
 /// Where all files lie as they were taken in: one segment to sync, however many scanners send. It is
 /// given up when all in it is packed.
 pub(super) const INTAKE_FAMILY: &str = "intake";
@@ -54,6 +59,9 @@ pub(super) struct IntakeMeta {
     /// When it came, milliseconds of the Unix epoch.
     #[n(5)]
     pub(super) held_at_ms: u64,
+    /// Of which SOP class it is; none in records of before that was written.
+    #[n(6)]
+    pub(super) sop_class: Option<SopClassUid>,
 }
 
 /// What is said of a packed group, with its first unit: its instances, by place.
@@ -160,6 +168,22 @@ pub(super) fn read_key_body(body: &[u8]) -> Option<(StudyUid, KeyEnvelopes)> {
     Some((study, KeyEnvelopes::from_cbor(&envelopes).ok()?))
 }
 
+/// A document as it was filed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct FiledDocument {
+    #[n(0)]
+    pub(super) drawer: u8,
+    #[n(1)]
+    pub(super) name: String,
+    #[n(2)]
+    pub(super) study: Option<StudyUid>,
+    #[n(3)]
+    pub(super) state: u8,
+    #[n(4)]
+    #[cbor(with = "minicbor::bytes")]
+    pub(super) body: Vec<u8>,
+}
+
 /// What a study's instances were when they were let go or erased: roots speak of them for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct GoneList {
@@ -213,4 +237,27 @@ pub(super) struct Unsaid {
     #[n(2)]
     #[cbor(with = "minicbor::bytes")]
     pub(super) body: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_intake_record_of_before_it_named_its_class_is_read() {
+        let study = StudyUid::parse("1.2").unwrap();
+        let sop = SopInstanceUid::parse("1.2.3").unwrap();
+        let digest = InstanceDigest::from_digest(Digest::of(b"bytes"));
+        let old = minicbor::to_vec((&study, &sop, digest, 5_u64, 1_u32, 7_u64)).unwrap();
+        let expected = IntakeMeta {
+            study,
+            sop,
+            digest,
+            file_bytes: 5,
+            pieces: 1,
+            held_at_ms: 7,
+            sop_class: None,
+        };
+        assert_eq!(from_meta(&old), Some(expected));
+    }
 }

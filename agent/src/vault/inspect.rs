@@ -265,7 +265,10 @@ impl Inspection {
 
 /// Whether a segment holds what an index is made anew from, and nothing that is given out.
 fn holds_papers(segment: &SegmentName) -> bool {
-    segment.family() == formats::JOURNAL_FAMILY || segment.family().starts_with("keys-")
+    let family = segment.family();
+    family == formats::JOURNAL_FAMILY
+        || family.starts_with("keys-")
+        || family.starts_with(formats::DOCUMENT_FAMILY)
 }
 
 /// Says what has become of a row whose bytes have been gone through.

@@ -153,6 +153,8 @@ pub struct Stability {
     pub last_sign_ms: u64,
     /// Associations open that have brought instances of the study.
     pub attending: u32,
+    /// The modality has said what it made, all of it is held, and nothing has come since.
+    pub concluded: bool,
     /// How long it must be quiet.
     pub quiet_period_ms: u64,
 }
@@ -161,6 +163,9 @@ impl Stability {
     /// How long it is still to be quiet from `now_ms` on, if nothing comes; none while an
     /// association is open, 0 when no more instances are expected.
     pub fn quiet_left_ms(&self, now_ms: u64) -> Option<u64> {
+        if self.concluded {
+            return Some(0);
+        }
         let quiet_ms = now_ms.saturating_sub(self.last_sign_ms);
         let left_ms = self.quiet_period_ms.saturating_sub(quiet_ms);
         (self.attending == 0).then_some(left_ms)
@@ -284,6 +289,7 @@ mod tests {
         let stability = Stability {
             last_sign_ms: 1000,
             attending: 0,
+            concluded: false,
             quiet_period_ms: 500,
         };
         assert_eq!(stability.quiet_left_ms(1400), Some(100));

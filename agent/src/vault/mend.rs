@@ -354,6 +354,7 @@ fn gap(sql: &Connection, manifest: &Digest, number: u32) -> Result<Option<Gap>, 
                 file_bytes: file.file_bytes,
                 pieces,
                 held_at_ms: *held_at_ms,
+                sop_class: None,
             };
             (formats::INTAKE_FILE, formats::to_meta(&said))
         }

@@ -15,6 +15,7 @@ mod batches;
 mod columns;
 mod consent;
 mod divergence;
+mod documents;
 mod fetch;
 mod formats;
 mod inspect;
@@ -29,6 +30,7 @@ mod revisions;
 mod schema;
 mod scrub;
 mod sealed;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -49,6 +51,7 @@ pub use again::{Repacked, Waiting};
 pub use arrivals::{Arrival, HoldError, NoRoom};
 pub use batches::{Backlog, Batch, BatchItem, BatchRule, Due, Now, Skipped};
 pub use divergence::JournalState;
+pub use documents::{Change, Document, Drawer};
 pub use fetch::{FetchError, KeptFile};
 pub use ledger::{ConsentState, Custody, HeldAs, Stability};
 pub use mend::Mended;
@@ -57,6 +60,7 @@ pub use papers::StudyPapers;
 pub use records::{RecordFault, ReportFault, StoredReport};
 pub use revisions::{Offerable, Packed, Revision};
 pub use scrub::{Pass, ScrubState, Scrubbed, Slice};
+pub use standing::{STEP_ENDED, Standing};
 
 /// Says why the vault cannot be opened.
 #[derive(Debug, Error)]
@@ -161,6 +165,8 @@ struct Attending {
     open: u32,
     /// The last instance, or the end of the last of those associations.
     last_sign_ms: u64,
+    /// The modality has said what it made, and all of it is held; nothing has come since.
+    concluded: bool,
 }
 
 impl Vault {
@@ -320,7 +326,28 @@ impl Vault {
     fn note_sign(&self, study: &StudyUid) {
         let now_ms = clock::count_ms();
         let mut attendance = self.attendance();
-        attendance.entry(study.clone()).or_default().last_sign_ms = now_ms;
+        let seen = attendance.entry(study.clone()).or_default();
+        seen.last_sign_ms = now_ms;
+        seen.concluded = false;
+    }
+
+    /// Notes that the modality has said what it made of `study`, and all of it is held: the study is
+    /// stable at once.
+    pub fn conclude(&self, study: &StudyUid) {
+        let mut attendance = self.attendance();
+        let seen = attendance.entry(study.clone()).or_default();
+        let is_new = !std::mem::replace(&mut seen.concluded, true);
+        drop(attendance);
+        if is_new {
+            self.0.arrived.send_replace(());
+        }
+    }
+
+    /// How long nothing of `study` has come; none while an association is open that brought some of it.
+    pub fn quiet_ms(&self, study: &StudyUid) -> Option<u64> {
+        let attending = self.attendance().get(study).copied().unwrap_or_default();
+        let quiet_ms = clock::count_ms().saturating_sub(attending.last_sign_ms);
+        (attending.open == 0).then_some(quiet_ms)
     }
 
     fn note_change<T>(&self, synced: Synced<T>) -> Synced<T> {

@@ -269,6 +269,7 @@ pub(super) fn act_on(sql: &Connection, signed: &Signed) -> Result<(), VaultError
         | Fact::Erased(_)
         | Fact::Damaged(_)
         | Fact::Diverged(_)
+        | Fact::CommitmentAnswered(_)
         | Fact::Unknown { .. } => {}
     }
     Ok(())

@@ -157,4 +157,16 @@ CREATE INDEX pack_group_waited_for ON pack_group (study_uid) WHERE waited_for;
 CREATE TABLE priors_wanted (                -- studies whose patient's other studies are wanted
     study_uid       TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
+", "
+ALTER TABLE instance ADD COLUMN sop_class TEXT; -- null where it was taken in before this was kept
+
+CREATE TABLE document (                     -- what services and people leave beside the images
+    drawer          INTEGER NOT NULL,       -- vault::documents::Drawer
+    name            TEXT NOT NULL,
+    study_uid       TEXT,                   -- it goes with this study when that is erased
+    state           INTEGER NOT NULL,
+    body            BLOB NOT NULL,
+    PRIMARY KEY (drawer, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX document_of_study ON document (study_uid) WHERE study_uid IS NOT NULL;
 "];

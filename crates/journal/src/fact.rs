@@ -2,7 +2,7 @@
 
 use identity::NodeId;
 use minicbor::{Decode, Encode};
-use study::{Digest, Priority, SopInstanceUid, StudyRoot, StudyUid};
+use study::{Digest, Priority, SopInstanceUid, StudyRoot, StudyUid, TransactionUid};
 use thiserror::Error;
 
 /// The longest text in a fact, in bytes.
@@ -349,6 +349,29 @@ pub struct PriorsWanted {
     pub study: StudyUid,
 }
 
+/// A commitment that a scanner asked for has been answered, or given up (kind 23).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CommitmentAnswered {
+    /// The scanner's name for it.
+    #[n(0)]
+    pub transaction: TransactionUid,
+    /// The scanner's AE title.
+    #[n(1)]
+    pub requester: String,
+    /// What was committed to is at the hub, and not in the box alone.
+    #[n(2)]
+    pub at_hub: bool,
+    /// Instances that were committed to.
+    #[n(3)]
+    pub committed: u32,
+    /// Instances that were not.
+    #[n(4)]
+    pub failed: u32,
+    /// The scanner has confirmed that it heard; else nobody was reached in time.
+    #[n(5)]
+    pub delivered: bool,
+}
+
 /// What a record states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -390,6 +413,8 @@ pub enum Fact {
     InstancesFirst(InstancesFirst),
     /// Kind 19.
     PriorsWanted(PriorsWanted),
+    /// Kind 23.
+    CommitmentAnswered(CommitmentAnswered),
     /// A kind of a later version: kept and passed on.
     Unknown {
         /// The record's kind.
@@ -422,6 +447,7 @@ impl Fact {
             Self::Diverged(_) => 17,
             Self::InstancesFirst(_) => 18,
             Self::PriorsWanted(_) => 19,
+            Self::CommitmentAnswered(_) => 23,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -448,6 +474,7 @@ impl Fact {
             Self::Diverged(f) => encode(f),
             Self::InstancesFirst(f) => encode(f),
             Self::PriorsWanted(f) => encode(f),
+            Self::CommitmentAnswered(f) => encode(f),
             Self::Unknown { body, .. } => body.clone(),
         }
     }
@@ -474,6 +501,7 @@ impl Fact {
             17 => Self::Diverged(decode(kind, body)?),
             18 => Self::InstancesFirst(decode(kind, body)?),
             19 => Self::PriorsWanted(decode(kind, body)?),
+            23 => Self::CommitmentAnswered(decode(kind, body)?),
             _ => Self::Unknown {
                 kind,
                 body: body.to_vec(),
@@ -504,6 +532,7 @@ impl Fact {
             Self::TokenIssued(f) => Some(&f.role),
             Self::LegalHold(f) => Some(&f.by),
             Self::Erased(f) => Some(&f.by),
+            Self::CommitmentAnswered(f) => Some(&f.requester),
             Self::Offered(_)
             | Self::PrioritySet(_)
             | Self::Released(_)

@@ -4,13 +4,13 @@
 
 use identity::{NodeKey, cose};
 use journal::{
-    AppendError, Chain, ChainFault, ChunksWanted, ClockQuality, Consent, ConsentBasis, Damaged,
+    AppendError, Chain, ChainFault, ChunksWanted, ClockQuality, CommitmentAnswered, Consent, ConsentBasis, Damaged,
     Diverged, Divergence, Enrolled, Erased, Fact, FactError, FleetApplied, Head,
     INSTANCES_FIRST_MAX, InstancesFirst, JournalId, LegalHold, ManifestFault, Moment, Offered,
     Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused, Record, Released, Report,
     ReportReceived, ReportStatus, SignedManifest, TokenIssued, report_domain, verify_next,
 };
-use study::{Digest, Manifest, Priority, SopInstanceUid, StudyRoot, StudyUid};
+use study::{Digest, Manifest, Priority, SopInstanceUid, StudyRoot, StudyUid, TransactionUid};
 
 fn key(n: u8) -> NodeKey {
     NodeKey::from_seed(&[n; 32])
@@ -274,6 +274,14 @@ fn facts_of_keeping() -> Vec<Fact> {
         }),
         Fact::PriorsWanted(PriorsWanted {
             study: StudyUid::parse("1.2.3").unwrap(),
+        }),
+        Fact::CommitmentAnswered(CommitmentAnswered {
+            transaction: TransactionUid::parse("1.2.3").unwrap(),
+            requester: "CT1".to_owned(),
+            at_hub: true,
+            committed: 5,
+            failed: 1,
+            delivered: true,
         }),
     ]
 }

@@ -24,4 +24,6 @@ pub use manifest::{ChunkRef, Group, GroupForm, MANIFEST_GROUPS_MAX, Manifest, Ma
 pub use patient::Patient;
 pub use priority::{Priority, PriorityError};
 pub use redacted::Redacted;
-pub use uid::{SeriesUid, SopClassUid, SopInstanceUid, StudyUid, TransferSyntaxUid, UidError};
+pub use uid::{
+    SeriesUid, SopClassUid, SopInstanceUid, StudyUid, TransactionUid, TransferSyntaxUid, UidError,
+};

@@ -135,6 +135,10 @@ uid! {
     SopClassUid
 }
 uid! {
+    /// Transaction UID (0008,1195).
+    TransactionUid
+}
+uid! {
     /// Transfer Syntax UID (0002,0010).
     TransferSyntaxUid
 }

@@ -338,6 +338,7 @@ fn fold(sql: &Connection, unit: NodeId, fact: &Fact) -> rusqlite::Result<()> {
         | Fact::Diverged(_)
         | Fact::InstancesFirst(_)
         | Fact::PriorsWanted(_)
+        | Fact::CommitmentAnswered(_)
         | Fact::Unknown { .. } => Ok(()),
     }
 }

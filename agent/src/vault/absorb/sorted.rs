@@ -9,7 +9,9 @@ use store::{Location, Segments, StoreError};
 use study::{ChunkRef, Digest, Group, GroupForm, StudyUid};
 
 use super::super::VaultError;
-use super::super::formats::{self, GoneList, GroupMeta, IntakeMeta, PackedFile, Replaced, Unsaid};
+use super::super::formats::{
+    self, FiledDocument, GoneList, GroupMeta, IntakeMeta, PackedFile, Replaced, Unsaid,
+};
 use super::super::recovery::Unknown;
 use super::Absorbed;
 
@@ -21,6 +23,8 @@ pub(super) struct Sorted {
     /// In the order in which they were written.
     pub(super) replaced: Vec<Replaced>,
     pub(super) unsaid: Vec<Unsaid>,
+    /// The forms of documents, in the order in which they were filed.
+    pub(super) documents: Vec<FiledDocument>,
     /// In the order in which the studies came.
     pub(super) studies: Vec<(StudyUid, OfStudy)>,
     /// Records of journals, the hub's before ours, which answers it; each in its order.
@@ -85,6 +89,7 @@ impl Sorted {
                 }
                 formats::REPLACED => sorted.replaced.extend(formats::from_meta(&body()?)),
                 formats::GONE_LIST => sorted.gone.extend(formats::from_meta(&body()?)),
+                formats::FILED_DOCUMENT => sorted.documents.extend(formats::from_meta(&body()?)),
                 formats::UNSAID_FACT => sorted.unsaid.extend(formats::from_meta(&body()?)),
                 formats::SIGNED_MANIFEST => match SignedManifest::open(&body()?) {
                     Ok(signed) if signed.signer() == unit => {

@@ -13,12 +13,15 @@ use study::{Digest, InstanceDigest, SopInstanceUid, StudyRoot, StudyUid};
 use super::super::arrivals::segment_family;
 use super::super::columns::{int, uid};
 use super::super::formats::{self, GoneFile, GoneList};
-use super::super::{Vault, VaultError, consent, sealed};
+use super::super::{Vault, VaultError, consent, documents, sealed};
 use crate::keys::Keys;
 
 /// What it takes, about, to write down that an instance has gone: its name in a record, and the
 /// changes of its rows in the index's log.
 pub(super) const GONE_FILE_BYTES: u64 = 1024;
+
+/// What `instance.gone` says of one that was erased.
+const ERASED: u8 = 2;
 
 /// What was let go.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -141,6 +144,9 @@ impl<'a> Leaving<'a> {
         let record = formats::plain_record(formats::GONE_LIST, formats::to_meta(&list))?;
         let location = work.append(formats::JOURNAL_FAMILY, &record)?;
         sealed::note_end(work.sql(), &location)?;
+        if state == ERASED {
+            documents::shred_of(work, self.segments, self.study)?;
+        }
         let bytes = self.drop_segments(work)?;
         // Before the next job: what arrives then is sealed with another key.
         self.keys.forget(self.study, &keys);
