@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use study::{Priority, SopInstanceUid, StudyUid};
+use study::{AeTitle, Priority, SopInstanceUid, StudyUid};
 
 use crate::commands::Failure;
-use crate::orders::ConsentBasis;
+use crate::intake::{self, ModalityRequest};
+use crate::orders::{self, ConsentBasis};
 use crate::{bundles, pin, priors, proof};
 
 /// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
@@ -38,6 +39,12 @@ enum Command {
     Priority(PriorityArgs),
     /// Lets the other studies of a study's patient go to the hub before the rest of the bulk.
     Priors(StudyArgs),
+    /// Takes orders for the worklist, lists and cancels them.
+    #[command(subcommand)]
+    Order(OrderCommand),
+    /// Lists scanners, accepts those that have called, enters where they are.
+    #[command(subcommand)]
+    Modality(ModalityCommand),
     /// Holds a study for a court: it is neither let go nor erased before that is lifted.
     #[command(subcommand)]
     Hold(HoldCommand),
@@ -163,6 +170,59 @@ struct StudyArgs {
     data: PathBuf,
     /// The study.
     study_uid: StudyUid,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrderCommand {
+    /// Takes an order and shows it to the scanners; prints what images of it will be known by.
+    Add(OrderAddArgs),
+    /// Lists the orders.
+    List(ShowArgs),
+    /// Cancels an order of which nothing has come; nothing of it is left.
+    Cancel(StudyArgs),
+}
+
+#[derive(Debug, Args)]
+struct OrderAddArgs {
+    #[command(flatten)]
+    show: ShowArgs,
+    /// The order as JSON; its fields are in docs/operations.md.
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModalityCommand {
+    /// Lists the scanners, when each was seen and what went wrong last.
+    List(ShowArgs),
+    /// Accepts a scanner that has called.
+    Accept(TitleArgs),
+    /// Enters a scanner with its address.
+    Add(ModalityAddArgs),
+    /// Sends a scanner a C-ECHO.
+    Echo(TitleArgs),
+}
+
+#[derive(Debug, Args)]
+struct TitleArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The scanner's AE title.
+    #[arg(long, value_name = "TITLE", value_parser = ae_title)]
+    ae: String,
+}
+
+#[derive(Debug, Args)]
+struct ModalityAddArgs {
+    #[command(flatten)]
+    title: TitleArgs,
+    /// Where it is: a name or an address.
+    #[arg(long)]
+    host: String,
+    /// Its DICOM port.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
 }
 
 #[derive(Debug, Subcommand)]
@@ -383,6 +443,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Consent(args) => ask::consent(&args.data, &args.study_uid, args.basis, &args.by),
         Command::Priority(args) => ask::priority(&args.data, &args.study_uid, args.priority),
         Command::Priors(args) => priors::command(&args.data, &args.study_uid),
+        Command::Order(OrderCommand::Add(args)) => {
+            orders::command::add(&args.show.data, &args.from, args.show.json)
+        }
+        Command::Order(OrderCommand::List(args)) => orders::command::list(&args.data, args.json),
+        Command::Order(OrderCommand::Cancel(args)) => {
+            orders::command::cancel(&args.data, &args.study_uid)
+        }
+        Command::Modality(command) => modality(command),
         Command::Hold(HoldCommand::Set(args)) => {
             ask::hold(&args.data, &args.study_uid, true, &args.by)
         }
@@ -427,6 +495,23 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Scrub(args) => ask::scrub(&args.data, args.json),
         Command::Check(args) => ask::check(args.data.as_deref(), args.config.as_deref()),
     }
+}
+
+fn modality(command: ModalityCommand) -> Result<(), Failure> {
+    let (TitleArgs { data, ae }, request): (_, fn(String) -> ModalityRequest) = match command {
+        ModalityCommand::List(args) => return intake::command::list(&args.data, args.json),
+        ModalityCommand::Add(ModalityAddArgs { title, host, port }) => {
+            let TitleArgs { data, ae } = title;
+            return intake::command::change(&data, ModalityRequest::Add { ae, host, port });
+        }
+        ModalityCommand::Accept(args) => (args, |ae| ModalityRequest::Accept { ae }),
+        ModalityCommand::Echo(args) => (args, |ae| ModalityRequest::Echo { ae }),
+    };
+    intake::command::change(&data, request(ae))
+}
+
+fn ae_title(text: &str) -> Result<String, study::AeTitleError> {
+    AeTitle::parse(text).map(|title| title.as_str().to_owned())
 }
 
 fn fleet_name(text: &str) -> Result<String, &'static str> {

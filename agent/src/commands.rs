@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 use study::{Priority, SopInstanceUid, StudyUid};
 
 use crate::bundles::{BundleRequest, Bundles};
-use crate::config::VaultConfig;
+use crate::config::{IntakeConfig, VaultConfig};
+use crate::intake::{self, Modalities, ModalityRequest};
 use crate::keys::Keys;
 use crate::membership::Membership;
-use crate::orders::ConsentBasis;
+use crate::orders::{self, ConsentBasis, OrderRequest, Orders};
 use crate::pin::{self, PinRequest};
 use crate::proof::Proofs;
 use crate::reports::Reports;
@@ -149,6 +150,10 @@ pub enum Request {
         /// Also what only this box has.
         even_if_not_at_hub: bool,
     },
+    /// Orders and the worklist.
+    Order(OrderRequest),
+    /// Scanners.
+    Modality(ModalityRequest),
     /// The vault's lock.
     Pin(PinRequest),
     /// Re-reads all that is held.
@@ -166,6 +171,12 @@ pub struct Rooms {
     pub membership: Arc<Membership>,
     /// The reports.
     pub reports: Reports,
+    /// The orders.
+    pub orders: Orders,
+    /// The scanners.
+    pub modalities: Modalities,
+    /// Our AE title.
+    pub ae_title: String,
     /// The proofs.
     pub proofs: Proofs,
     /// The road by stick.
@@ -189,6 +200,9 @@ impl Rooms {
         let proofs = Proofs::new(folder, vault.clone(), Arc::clone(&membership));
         let bundles = Bundles::new(folder, vault.clone(), Arc::clone(&membership));
         Ok(Self {
+            orders: Orders::new(vault.clone()),
+            modalities: Modalities::open(vault.clone())?,
+            ae_title: IntakeConfig::default().ae_title,
             vault,
             membership,
             reports,
@@ -214,6 +228,14 @@ impl Rooms {
                 body: Vec::new(),
             },
         }
+    }
+
+    async fn use_lock(&self, request: PinRequest) -> anyhow::Result<Value> {
+        let keys = self.vault.keys().clone();
+        let done = tokio::task::spawn_blocking(move || pin::execute(&keys, &request));
+        let state = done.await.context("the check was interrupted")??;
+        self.vault.note_lock();
+        Ok(json!({ "vault": state }))
     }
 
     async fn attempt(&self, request: Request) -> anyhow::Result<(Value, Vec<u8>)> {
@@ -272,14 +294,16 @@ impl Rooms {
                 let erased = self.vault.erase(study, by, even_if_not_at_hub).await?;
                 Ok((serde_json::to_value(erased)?, Vec::new()))
             }
-            Request::Pin(request) => {
-                let keys = self.vault.keys().clone();
-                let done = tokio::task::spawn_blocking(move || pin::execute(&keys, &request));
-                let state = done.await.context("the check was interrupted")??;
-                self.vault.note_lock();
-                Ok((json!({ "vault": state }), Vec::new()))
+            Request::Order(request) => {
+                let done = orders::command::execute(&self.orders, request);
+                done.await.map(no_body)
             }
-            Request::Bundle(request) => Ok((self.bundles.execute(request).await?, Vec::new())),
+            Request::Modality(request) => {
+                let done = intake::command::execute(&self.modalities, &self.ae_title, request);
+                done.await.map(no_body)
+            }
+            Request::Bundle(request) => self.bundles.execute(request).await.map(no_body),
+            Request::Pin(request) => self.use_lock(request).await.map(no_body),
             Request::Scrub => {
                 let vault = self.vault.clone();
                 let read = tokio::task::spawn_blocking(move || vault.scrub());
@@ -288,6 +312,10 @@ impl Rooms {
             }
         }
     }
+}
+
+fn no_body(output: Value) -> (Value, Vec<u8>) {
+    (output, Vec::new())
 }
 
 /// Asks the running program, or works under the folder's lock when none runs.
@@ -354,6 +382,11 @@ fn work_alone(folder: &Path, request: Request, _lock: &FolderLock) -> Result<Rep
     let membership = Membership::open(folder).map_err(anyhow::Error::new)?;
     let rooms = Rooms::open(folder, membership, VaultConfig::default())?;
     Ok(runtime.block_on(rooms.execute(request)))
+}
+
+/// A document as people can read it.
+pub(crate) fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
 }
 
 /// Writes text to the standard output.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use settings::{Bytes, Flag, Layers, SettingsError, Span};
-use study::AeTitle;
+use study::{AeTitle, SopClassUid};
 
 /// All settings of the agent; each room receives its own section, never the whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,20 @@ pub struct IntakeConfig {
     pub ae_title: String,
     /// Whether an association that calls another AE title is accepted all the same.
     pub accept_any_called_ae: bool,
+    /// Whether modalities that nobody has accepted are rejected.
+    pub known_only: bool,
+    /// Private SOP classes that are stored as well as the standard ones.
+    pub sop_classes_extra: Vec<SopClassUid>,
+    /// What a commitment promises: that the box holds an instance, or that the hub does.
+    pub commit: CommitLevel,
+    /// How long a commitment waits for an instance that has not come.
+    pub commit_patience: Span,
+    /// How long a commitment waits until an instance is at the hub, counted while the box runs.
+    pub commit_deadline: Span,
+    /// How long the box tries to tell a modality, counted while it runs.
+    pub commit_retry: Span,
+    /// The port at which modalities of unknown address are told.
+    pub commit_port: u16,
     /// How many associations may be open at once.
     pub associations_max: u32,
     /// The largest instance that is taken in.
@@ -49,6 +63,8 @@ pub struct IntakeConfig {
     pub artim_timeout: Span,
     /// How long an open association may be silent.
     pub idle_timeout: Span,
+    /// How long the rest of a message, or an answer to one of ours, may take.
+    pub read_timeout: Span,
     /// How long a peer may take to read what we write.
     pub write_timeout: Span,
 }
@@ -60,15 +76,33 @@ impl Default for IntakeConfig {
             dicom_port: 11112,
             ae_title: "CHASQUI".to_owned(),
             accept_any_called_ae: false,
-            associations_max: 64,
+            known_only: false,
+            sop_classes_extra: Vec::new(),
+            commit: CommitLevel::Box,
+            commit_patience: Span::from_secs(60),
+            commit_deadline: Span::from_secs(3 * 24 * 3600),
+            commit_retry: Span::from_secs(7 * 24 * 3600),
+            commit_port: 104,
+            associations_max: 256,
             instance_bytes_max: Bytes::mib(1024),
             memory: Bytes::mib(512),
             quiet_period: Span::from_secs(15),
             artim_timeout: Span::from_secs(10),
             idle_timeout: Span::from_secs(60),
+            read_timeout: Span::from_secs(30),
             write_timeout: Span::from_secs(30),
         }
     }
+}
+
+/// What a commitment promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitLevel {
+    /// The box holds the instance.
+    Box,
+    /// The hub has given its receipt for it.
+    Hub,
 }
 
 /// `[vault]`: the durable hold.
@@ -273,6 +307,9 @@ impl Config {
         }
         if self.intake.associations_max == 0 {
             return invalid("intake.associations-max", "must be at least 1");
+        }
+        if self.intake.commit_port == 0 {
+            return invalid("intake.commit-port", "must be 1 to 65535");
         }
         if self.vault.reserve_percent > 90 {
             return invalid("vault.reserve-percent", "must be 0 to 90");

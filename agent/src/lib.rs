@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod console;
+pub mod intake;
 pub mod keys;
 pub mod membership;
 pub mod orders;
@@ -25,7 +26,6 @@ pub mod vault;
 
 mod contact;
 mod enrol;
-mod intake;
 mod priors;
 mod run;
 mod scrub;

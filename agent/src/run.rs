@@ -17,6 +17,7 @@ use toml::Value;
 use crate::cli::{self, ServeArgs};
 use crate::commands::{self, Failure, Request, Rooms, say};
 use crate::config::{Config, TierName};
+use crate::intake::Desk;
 use crate::membership::Membership;
 use crate::status::LinkStatus;
 use crate::vault::keep;
@@ -64,6 +65,7 @@ fn flags(args: &ServeArgs) -> Vec<Flag> {
 async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(), Failure> {
     let link = Arc::new(LinkStatus::default());
     rooms.link = Some(Arc::clone(&link));
+    rooms.ae_title.clone_from(&config.intake.ae_title);
     let dicom = bind(
         SocketAddr::new(config.intake.bind, config.intake.dicom_port),
         "DICOM",
@@ -84,7 +86,12 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
     let mut tasks = JoinSet::new();
     let vault = rooms.vault.clone();
     tasks.spawn({
-        let intake = intake::run(dicom, vault.clone(), config.intake.clone(), stop.clone());
+        let desk = Desk {
+            vault: vault.clone(),
+            orders: rooms.orders.clone(),
+            modalities: rooms.modalities.clone(),
+        };
+        let intake = intake::run(dicom, desk, config.intake.clone(), stop.clone());
         async { intake.await.context("intake") }
     });
     spawn_doorless(&mut tasks, &rooms, &link, &config, &stop);
@@ -144,6 +151,10 @@ fn spawn_doorless(
         stop.clone(),
     )));
     tasks.spawn(ends_well(priors::run(vault.clone(), stop.clone())));
+    tasks.spawn(ends_well(orders::reconcile(
+        rooms.orders.clone(),
+        stop.clone(),
+    )));
     tasks.spawn(ends_well(reports::run(rooms.reports.clone(), stop.clone())));
     tasks.spawn(ends_well(scrub::run(
         vault.clone(),
@@ -171,6 +182,7 @@ async fn mind_keys(rooms: Rooms, relock_after_ms: u64, stop: CancellationToken) 
             }
             _ = look.tick() => {
                 if rooms.vault.keys().lock_if_idle(relock_after_ms) {
+                    rooms.vault.note_lock();
                     tracing::info!("locked the vault: nobody has read anything for a while");
                 }
             }

@@ -16,6 +16,7 @@ use study::StudyUid;
 use sync_quic::Road;
 
 use crate::commands::Rooms;
+use crate::orders::Finding;
 use crate::reports::{JudgedReport, Refusal, word};
 use crate::vault::{Custody, JournalState, ReportFault, StudyOverview, VaultError};
 
@@ -128,6 +129,12 @@ fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
             reports.insert(study.clone(), standing);
         }
     }
+    let mut findings = BTreeMap::new();
+    for StudyOverview { study, .. } in &studies {
+        let found = rooms.orders.findings(study)?;
+        let found: Vec<Value> = found.into_iter().map(Finding::to_json).collect();
+        findings.insert(study.clone(), found);
+    }
     Ok(studies.iter().map(|study| {
         let report = reports.get(&study.study);
         json!({
@@ -150,6 +157,7 @@ fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
             "percent_at_hub": study.percent_at_hub,
             "readable": study.readable,
             "refused": study.refused,
+            "findings": findings.get(&study.study),
             "report": report.map_or("none", |report| report.status),
             "report_verified": report.is_some_and(|report| report.verified),
             "critical": report.map_or("none", |report| if report.critical > 0 { "open" } else { "none" }),
@@ -272,6 +280,7 @@ pub(crate) fn table(document: &Value) -> String {
             ),
         );
         write_keeping(&mut text, study);
+        write_findings(&mut text, study);
         if let Some(reason) = study["refused"].as_str() {
             write_line(&mut text, format_args!("    REFUSED by the hub: {reason}"));
         }
@@ -322,6 +331,15 @@ fn size(bytes: u64) -> String {
         let tenths = (u128::from(bytes) * 10) >> bits;
         format!("{}.{} {name}", tenths / 10, tenths % 10)
     })
+}
+
+/// What is wrong with a study.
+fn write_findings(text: &mut String, study: &Value) {
+    for finding in study["findings"].as_array().into_iter().flatten() {
+        let severity = finding["severity"].as_str().unwrap_or("-").to_uppercase();
+        let what = finding["text"].as_str().unwrap_or("-");
+        write_line(text, format_args!("    {severity}: {what}"));
+    }
 }
 
 /// What has become of a study in the box, where it is not simply held.

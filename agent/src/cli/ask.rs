@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use serde_json::Value;
 use study::{Priority, SopInstanceUid, StudyUid};
 
-use crate::commands::{Failure, Request, ask, print_bytes, say, take_lock};
+use crate::commands::{Failure, Request, ask, pretty, print_bytes, say, take_lock};
 use crate::config::{Config, VaultConfig};
 use crate::keys::Keys;
 use crate::membership::Membership;
@@ -230,10 +229,6 @@ pub(super) fn check(folder: Option<&Path>, file: Option<&Path>) -> Result<(), Fa
         Membership::check(folder).map_err(Failure::configuration)?;
     }
     say(&config.to_toml())
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
 }
 
 fn deliver(output: Option<&Path>, bytes: &[u8]) -> Result<(), Failure> {

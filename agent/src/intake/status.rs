@@ -64,6 +64,28 @@ impl Refusal {
         }
     }
 
+    /// What a person is told, and what to do.
+    pub(super) fn advice(&self) -> String {
+        match self {
+            Self::NoRoom(_) | Self::Hold(HoldError::NoRoom(_) | HoldError::DiskFull) => {
+                "the box's disk is full: let studies cross to the hub, then send again".to_owned()
+            }
+            Self::Hold(HoldError::Vault(_)) => {
+                "the box could not store an instance: look at its log; keep the scanner's copy"
+                    .to_owned()
+            }
+            Self::DataSet(error) => format!(
+                "it sent an instance that cannot be read ({error}): send it again; if that does not \
+                 help, its maker must"
+            ),
+            Self::ClassDiffers { .. } | Self::InstanceDiffers { .. } => {
+                "it sent an instance that is not the one it announced: its maker must mend that"
+                    .to_owned()
+            }
+            Self::Acceptor(fault) => format!("an instance was not taken: {fault}"),
+        }
+    }
+
     /// Says whether a person at the box must act, rather than at the scanner.
     pub(super) const fn is_ours(&self) -> bool {
         match self {

@@ -17,37 +17,43 @@ const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
 const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
 const EXPLICIT_LITTLE: &str = "1.2.840.10008.1.2.1";
 
-struct World {
+pub(super) struct World {
     _folder: tempfile::TempDir,
-    vault: Vault,
-    address: SocketAddr,
+    pub(super) vault: Vault,
+    pub(super) desk: Desk,
+    pub(super) address: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<Result<(), IntakeError>>,
 }
 
 impl World {
-    async fn new() -> Self {
-        Self::with(VaultConfig {
-            reserve_percent: 0,
-            ..VaultConfig::default()
-        })
-        .await
+    pub(super) async fn new() -> Self {
+        Self::of(IntakeConfig::default()).await
     }
 
-    async fn with(config: VaultConfig) -> Self {
+    pub(super) async fn of(intake: IntakeConfig) -> Self {
+        let vault = VaultConfig {
+            reserve_percent: 0,
+            ..VaultConfig::default()
+        };
+        Self::with(vault, intake).await
+    }
+
+    async fn with(config: VaultConfig, intake: IntakeConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         let vault = open_vault_with(&path, config).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(
-            listener,
-            vault.clone(),
-            IntakeConfig::default(),
-            stop.clone(),
-        ));
+        let desk = Desk {
+            vault: vault.clone(),
+            orders: Orders::new(vault.clone()),
+            modalities: Modalities::open(vault.clone()).unwrap(),
+        };
+        let running = tokio::spawn(run(listener, desk.clone(), intake, stop.clone()));
         Self {
+            desk,
             _folder: folder,
             vault,
             address,
@@ -56,11 +62,11 @@ impl World {
         }
     }
 
-    async fn associate(&self) -> Association {
+    pub(super) async fn associate(&self) -> Association {
         self.call("CHASQUI").await.unwrap()
     }
 
-    async fn call(&self, called: &str) -> Result<Association, ScuError> {
+    pub(super) async fn call(&self, called: &str) -> Result<Association, ScuError> {
         let titles = ScuConfig::new(title("SCANNER"), title(called));
         let proposal = Proposal {
             sop_class: SopClassUid::parse(CT).unwrap(),
@@ -84,7 +90,7 @@ impl World {
     }
 }
 
-fn title(text: &str) -> AeTitle {
+pub(super) fn title(text: &str) -> AeTitle {
     AeTitle::parse(text).unwrap()
 }
 
@@ -97,7 +103,7 @@ fn element(tag: [u8; 4], vr: &[u8; 2], value: &str) -> Vec<u8> {
     [&tag[..], vr, &length, &value].concat()
 }
 
-fn data_set(class: &str, sop: &str, study: &str, words: &str) -> Vec<u8> {
+pub(super) fn data_set(class: &str, sop: &str, study: &str, words: &str) -> Vec<u8> {
     [
         element([8, 0, 0x16, 0], b"UI", class),
         element([8, 0, 0x18, 0], b"UI", sop),
@@ -108,7 +114,7 @@ fn data_set(class: &str, sop: &str, study: &str, words: &str) -> Vec<u8> {
     .concat()
 }
 
-async fn send(association: &mut Association, sop: &str, data_set: &[u8]) -> Answer {
+pub(super) async fn send(association: &mut Association, sop: &str, data_set: &[u8]) -> Answer {
     let instance = Instance {
         sop_class: &SopClassUid::parse(CT).unwrap(),
         sop: &SopInstanceUid::parse(sop).unwrap(),
@@ -198,7 +204,7 @@ async fn a_full_disk_refuses_with_a700_and_the_association_goes_on() {
         free_space_assumed: Some(settings::Bytes::mib(0)),
         ..VaultConfig::default()
     };
-    let world = World::with(full).await;
+    let world = World::with(full, IntakeConfig::default()).await;
     let mut association = world.associate().await;
     for _ in 0..2 {
         let answer = send(&mut association, "1.2.1", &data_set(CT, "1.2.1", "1.2", "")).await;
@@ -245,7 +251,10 @@ async fn a_rejection_says_what_to_do() {
         world.call("ARCHIVE").await,
         Err(ScuError::Rejected(_))
     ));
-    let intake = Intake::new(world.vault.clone(), title("CHASQUI"));
+    let (desk, config) = (world.desk.clone(), IntakeConfig::default());
+    let (vault, modalities) = (desk.vault.clone(), desk.modalities.clone());
+    let commitments = Commitments::new(vault, modalities, &config, title("CHASQUI")).unwrap();
+    let intake = Intake::new(desk, commitments, &config, title("CHASQUI"));
     let peer = Peer {
         id: 1,
         address: world.address,

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dimse::Answer;
-use dimse::scp::{Ending, Peer, StoreCommand, StoreFault, StoreRequest, Tally};
+use dimse::scp::{
+    Ending, Event, Matches, Operation, Peer, RequestFault, StoreCommand, StoreFault, StoreRequest,
+    Tally,
+};
+use dimse::{Answer, COMMITMENT, DataSet, Status};
 use study::dataset::{DatasetError, InstanceHead, is_deflated};
 use study::part10::compose_meta;
 use study::{SopInstanceUid, StudyUid};
 use tokio::sync::Semaphore;
 
-use super::calling;
+use super::commitment::{self, Commitments, LineEnd};
 use super::status::Refusal;
-use crate::vault::{Arrival, Attendance, HeldAs, Vault};
+use super::{Desk, calling};
+use crate::vault::{Arrival, Attendance, HeldAs};
 
 /// A data set's size is known only when it has come; until then this much is asked for.
 const ROOM_ASKED_BYTES: u64 = 1 << 20;
@@ -24,8 +28,11 @@ const REASONS_MAX: usize = 16;
 
 /// What is known of an association while it is open.
 pub(super) struct Visit {
-    vault: Vault,
+    desk: Desk,
+    commitments: Commitments,
     peer: Peer,
+    /// Where what is committed is told while the association is open.
+    line: LineEnd,
     /// What long reads take turns on.
     reading: Arc<Semaphore>,
     since: Instant,
@@ -40,10 +47,17 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn new(vault: Vault, peer: Peer, reading: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        desk: Desk,
+        commitments: Commitments,
+        peer: Peer,
+        reading: Arc<Semaphore>,
+    ) -> Self {
         Self {
-            vault,
+            desk,
+            commitments,
             peer,
+            line: LineEnd::new(),
             reading,
             since: Instant::now(),
             attending: BTreeMap::new(),
@@ -74,6 +88,7 @@ impl Visit {
         }
         let (study, transfer_syntax) = (head.study.clone(), command.transfer_syntax);
         let held = self
+            .desk
             .vault
             .hold(Arrival {
                 head,
@@ -101,7 +116,7 @@ impl Visit {
                 );
             }
         }
-        let vault = &self.vault;
+        let vault = &self.desk.vault;
         self.attending
             .entry(study)
             .or_insert_with_key(|study| vault.attend(study));
@@ -137,6 +152,11 @@ impl Visit {
         }
         let (association, status) = (self.peer.id, answer.status);
         let instance = self.instance.as_ref().map_or("", SopInstanceUid::as_str);
+        if is_new {
+            self.desk
+                .modalities
+                .failed(calling(&self.peer), &refusal.advice());
+        }
         let reason = refusal as &dyn std::error::Error;
         if !is_new {
             tracing::debug!(association, instance, %status, reason, "instance refused");
@@ -152,7 +172,7 @@ impl Visit {
 impl dimse::scp::Visit for Visit {
     fn admit(&mut self, command: &StoreCommand) -> Result<Vec<u8>, Answer> {
         self.instance = Some(command.sop.clone());
-        if let Err(no_room) = self.vault.room_for(ROOM_ASKED_BYTES) {
+        if let Err(no_room) = self.desk.vault.room_for(ROOM_ASKED_BYTES) {
             return Err(self.turn_down(&no_room.into()));
         }
         let StoreCommand {
@@ -179,6 +199,53 @@ impl dimse::scp::Visit for Visit {
         self.turn_down(&fault.clone().into())
     }
 
+    async fn find(&mut self, identifier: DataSet) -> Result<Matches, Answer> {
+        let orders = self.desk.orders.clone();
+        // Many orders are opened for the first query.
+        let found = tokio::task::spawn_blocking(move || orders.worklist(&identifier));
+        let found = found.await.expect("answering a query does not panic");
+        let association = self.peer.id;
+        match &found {
+            Ok(_) => tracing::info!(association, ae = calling(&self.peer), "worklist queried"),
+            Err(answer) => {
+                let (status, reason) = (answer.status, answer.comment.as_deref());
+                tracing::warn!(association, %status, reason, "worklist query refused");
+            }
+        }
+        found
+    }
+
+    async fn operate(&mut self, operation: Operation) -> Answer {
+        if operation.sop_class.as_str() != COMMITMENT {
+            let calling = self
+                .peer
+                .calling
+                .as_ref()
+                .map(|title| title.as_str().to_owned());
+            return self.desk.orders.performed(operation, calling).await;
+        }
+        let Some(calling) = &self.peer.calling else {
+            return commitment::RequestFault::NoTitle.answer();
+        };
+        let line = self.line.line();
+        self.commitments
+            .take(&operation, calling, self.peer.address, line)
+            .await
+    }
+
+    fn refused(&mut self, fault: &RequestFault) {
+        let (association, ae) = (self.peer.id, calling(&self.peer));
+        tracing::warn!(association, ae, %fault, "request refused");
+    }
+
+    async fn event(&mut self) -> Event {
+        self.line.event().await
+    }
+
+    fn event_answered(&mut self, status: Option<Status>) {
+        self.line.answered(status);
+    }
+
     fn closed(self, ending: &Ending, tally: &Tally) {
         let reasons: Vec<String> = self
             .reasons
@@ -195,6 +262,7 @@ impl dimse::scp::Visit for Visit {
             refused = tally.refused,
             reasons = reasons.join("; "),
             echoes = tally.echoes,
+            requests = tally.requests,
             bytes = tally.bytes,
             elapsed_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             ending = %ending,

@@ -174,6 +174,10 @@ pub(crate) fn reject(rejection: &Rejection) -> AssociationRJ {
             AssociationRJResult::Permanent,
             AssociationRJSource::ServiceUser(User::CalledAETitleNotRecognized),
         ),
+        Rejection::CallingTitle => (
+            AssociationRJResult::Permanent,
+            AssociationRJSource::ServiceUser(User::CallingAETitleNotRecognized),
+        ),
         Rejection::ApplicationContext => (
             AssociationRJResult::Permanent,
             AssociationRJSource::ServiceUser(User::ApplicationContextNameNotSupported),

@@ -227,6 +227,12 @@ pub trait Services: Send + Sync + 'static {
     /// What is kept for the time of one association.
     type Visit: Visit;
 
+    /// Whether a peer that calls us by the right title may open an association.
+    fn admits(&self, peer: &Peer) -> bool {
+        let _ = peer;
+        true
+    }
+
     /// An association was accepted.
     fn opened(&self, peer: &Peer, contexts: &Contexts) -> Self::Visit;
 
@@ -314,6 +320,9 @@ pub enum Rejection {
     /// It called another application entity.
     #[error("called AE title not recognized")]
     CalledTitle,
+    /// It is not one of those that may call.
+    #[error("calling AE title not recognized")]
+    CallingTitle,
     /// It wants another application context than DICOM's.
     #[error("application context name not supported")]
     ApplicationContext,

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use dimse::scp::ScpConfig;
-use dimse::{Choice, STORAGE_CLASSES, Status, TRANSFER_SYNTAXES};
+use dimse::{Choice, SERVICE_CLASSES, STORAGE_CLASSES, Status, TRANSFER_SYNTAXES};
 use study::AeTitle;
 use study::part10::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 
@@ -62,20 +62,78 @@ fn the_transfer_syntaxes_are_those_accepted_and_so_is_their_choice() {
 }
 
 #[test]
-fn every_status_is_named_and_no_other() {
+fn the_services_are_those_that_can_be_served() {
     let page = statement();
-    let rows = table(&page, "#### 4.2.4 Storage", "status");
+    let rows = table(&page, "## C. Services", "UID");
+    let served: Vec<_> = SERVICE_CLASSES
+        .iter()
+        .map(|(uid, name, _)| vec![*uid, *name])
+        .collect();
+    assert_eq!(rows, served);
+}
+
+fn assert_statuses(heading: &str, answered: &[Status]) {
+    let page = statement();
+    let rows = table(&page, heading, "status");
     let named: Vec<_> = rows.iter().map(|row| format!("0x{}", row[0])).collect();
-    let answered = [
-        Status::SUCCESS,
-        Status::OUT_OF_RESOURCES,
-        Status::DATA_SET_MISMATCH,
-        Status::CANNOT_UNDERSTAND,
-        Status::PROCESSING_FAILURE,
-        Status::SOP_CLASS_NOT_SUPPORTED,
-        Status::UNRECOGNIZED_OPERATION,
-    ];
-    assert_eq!(named, answered.map(|status| status.to_string()));
+    let answered: Vec<_> = answered.iter().map(ToString::to_string).collect();
+    assert_eq!(named, answered, "{heading}");
+}
+
+#[test]
+fn every_status_is_named_and_no_other() {
+    assert_statuses(
+        "#### 4.2.4 Storage",
+        &[
+            Status::SUCCESS,
+            Status::OUT_OF_RESOURCES,
+            Status::DATA_SET_MISMATCH,
+            Status::CANNOT_UNDERSTAND,
+            Status::PROCESSING_FAILURE,
+            Status::SOP_CLASS_NOT_SUPPORTED,
+            Status::UNRECOGNIZED_OPERATION,
+        ],
+    );
+    assert_statuses(
+        "#### 4.2.5 Modality Worklist",
+        &[
+            Status::PENDING,
+            Status::SUCCESS,
+            Status::CANCELLED,
+            Status::OUT_OF_RESOURCES,
+            Status::DATA_SET_MISMATCH,
+            Status::CANNOT_UNDERSTAND,
+            Status::RESOURCE_LIMITATION,
+        ],
+    );
+    assert_statuses(
+        "#### 4.2.6 Modality Performed Procedure Step",
+        &[
+            Status::SUCCESS,
+            Status::INVALID_ATTRIBUTE_VALUE,
+            Status::PROCESSING_FAILURE,
+            Status::DUPLICATE_SOP_INSTANCE,
+            Status::NO_SUCH_SOP_INSTANCE,
+            Status::INVALID_SOP_INSTANCE,
+            Status::MISSING_ATTRIBUTE,
+            Status::RESOURCE_LIMITATION,
+            Status::CANNOT_UNDERSTAND,
+        ],
+    );
+    assert_statuses(
+        "#### 4.2.7 Storage Commitment Push Model",
+        &[
+            Status::SUCCESS,
+            Status::PROCESSING_FAILURE,
+            Status::NO_SUCH_SOP_INSTANCE,
+            Status::INVALID_ARGUMENT_VALUE,
+            Status::CLASS_INSTANCE_CONFLICT,
+            Status::NO_SUCH_ACTION,
+            Status::DUPLICATE_TRANSACTION,
+            Status::RESOURCE_LIMITATION,
+            Status::CANNOT_UNDERSTAND,
+        ],
+    );
 }
 
 #[test]

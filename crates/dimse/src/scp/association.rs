@@ -100,7 +100,7 @@ async fn open<S: Services>(
     };
     peer.calling = AeTitle::parse(&request.calling_ae_title).ok();
     peer.called = AeTitle::parse(&request.called_ae_title).ok();
-    match accept(&request, shared) {
+    match accept(&request, peer, shared) {
         Ok((pdu, agreement, slot)) => {
             wire.send_pdu(&pdu).await?;
             Ok(Opened::Accepted(agreement, slot))
@@ -119,11 +119,15 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-fn accept<S>(
+fn accept<S: Services>(
     request: &AssociationRQ,
+    peer: &Peer,
     shared: &Shared<S>,
 ) -> Result<(Pdu, Agreement, OwnedSemaphorePermit), Rejection> {
     let (pdu, agreement) = negotiate::answer(request, &shared.config)?;
+    if !shared.services.admits(peer) {
+        return Err(Rejection::CallingTitle);
+    }
     let slot = Arc::clone(&shared.slots)
         .try_acquire_owned()
         .map_err(|_| Rejection::LocalLimit(shared.config.associations_max))?;

@@ -1,9 +1,4 @@
-//! Orders: on what basis a study may leave the box.
-//!
-//! In: consent from people, the site's policy from `membership`. Out: signed consent records in
-//! `vault`.
-//! Invariant: where a person must be asked, nothing is recorded in their place.
-//! May not: send anything.
+//! Consent: on what basis a study may leave the box.
 
 use std::sync::Arc;
 use std::time::Duration;
