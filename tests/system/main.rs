@@ -35,6 +35,7 @@ mod refusals;
 mod resume;
 mod roads;
 mod sealed;
+mod services;
 mod small_disk;
 mod stick;
 mod stick_media;

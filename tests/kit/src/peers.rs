@@ -55,6 +55,37 @@ pub fn pynetdicom_send(to: SocketAddr, folder: &Path) -> anyhow::Result<Finished
     finish(command, DEADLINE)
 }
 
+/// DCMTK's `findscu` with a worklist query of these keys.
+pub fn findscu_worklist(to: SocketAddr, keys: &[&str]) -> anyhow::Result<Finished> {
+    let mut command = dcmtk("findscu");
+    command.args(["-v", "-W", "-aet", "FINDSCU", "-aec", "CHASQUI"]);
+    command.args(keys.iter().flat_map(|key| ["-k", key]));
+    command.args([to.ip().to_string(), to.port().to_string()]);
+    finish(command, DEADLINE)
+}
+
+/// pynetdicom as a user of the services beside storage; what it can do is in `services.py`.
+pub fn pynetdicom_services(what: &str, to: SocketAddr, args: &[&str]) -> anyhow::Result<Finished> {
+    let mut command = python("services.py")?;
+    command
+        .args([what, &to.ip().to_string(), &to.port().to_string()])
+        .args(args);
+    finish(command, DEADLINE)
+}
+
+/// Orthanc stores a folder and asks for commitment; it is called back at `own_port`.
+pub fn orthanc_commit(to: SocketAddr, own_port: u16, folder: &Path) -> anyhow::Result<Finished> {
+    let mut command = python("orthanc_commit.py")?;
+    command
+        .args([
+            to.ip().to_string(),
+            to.port().to_string(),
+            own_port.to_string(),
+        ])
+        .arg(folder);
+    finish(command, DEADLINE)
+}
+
 /// pydicom's opinion whether two folders hold the same instances with the same data set bytes.
 pub fn pydicom_compare(one: &Path, other: &Path) -> anyhow::Result<Finished> {
     let mut command = python("compare.py")?;
