@@ -238,6 +238,20 @@ impl Rooms {
         Ok(json!({ "vault": state }))
     }
 
+    async fn scrub(&self) -> anyhow::Result<Value> {
+        let vault = self.vault.clone();
+        let read = tokio::task::spawn_blocking(move || vault.scrub());
+        let found = read.await.context("reading was interrupted")??;
+        Ok(serde_json::to_value(found)?)
+    }
+
+    fn report(&self, study: &StudyUid) -> anyhow::Result<(Value, Vec<u8>)> {
+        let report = self.reports.read(study)?;
+        let report = report.ok_or_else(|| anyhow!("no report of study {study} holds"))?;
+        let text = report::to_text(&report).into_bytes();
+        Ok((report.to_json(), text))
+    }
+
     async fn attempt(&self, request: Request) -> anyhow::Result<(Value, Vec<u8>)> {
         match request {
             Request::Status => {
@@ -270,12 +284,7 @@ impl Rooms {
                 let reports = read.await.context("reading was interrupted")??;
                 Ok((status::reports(&reports), Vec::new()))
             }
-            Request::ReportGet { study } => {
-                let report = self.reports.read(&study)?;
-                let report = report.ok_or_else(|| anyhow!("no report of study {study} holds"))?;
-                let text = report::to_text(&report).into_bytes();
-                Ok((report.to_json(), text))
-            }
+            Request::ReportGet { study } => self.report(&study),
             Request::ProofExport { study } => {
                 let proofs = self.proofs.clone();
                 let made = tokio::task::spawn_blocking(move || proofs.export(&study));
@@ -304,12 +313,7 @@ impl Rooms {
             }
             Request::Bundle(request) => self.bundles.execute(request).await.map(no_body),
             Request::Pin(request) => self.use_lock(request).await.map(no_body),
-            Request::Scrub => {
-                let vault = self.vault.clone();
-                let read = tokio::task::spawn_blocking(move || vault.scrub());
-                let found = read.await.context("reading was interrupted")??;
-                Ok((serde_json::to_value(found)?, Vec::new()))
-            }
+            Request::Scrub => self.scrub().await.map(no_body),
         }
     }
 }

@@ -164,7 +164,7 @@ async fn the_other_studies_of_the_patient_are_called_and_nobody_elses() {
         }),
     )
     .await;
-    assert_eq!(vault.priors_wanted().unwrap(), [asked.clone()]);
+    assert_eq!(vault.priors_wanted().unwrap(), std::slice::from_ref(&asked));
 
     // A box that is locked does not know whose they are; it waits for its PIN.
     let pin = Pin::new("a long enough pin").unwrap();
@@ -176,7 +176,7 @@ async fn the_other_studies_of_the_patient_are_called_and_nobody_elses() {
     ));
     vault.keys().unlock(&pin).unwrap();
     let found = vault.find_priors(&asked).unwrap();
-    assert_eq!(found, [prior.clone()]);
+    assert_eq!(found, std::slice::from_ref(&prior));
     vault.call_priors(asked, found).await.unwrap();
     assert!(vault.priors_wanted().unwrap().is_empty());
     let called = vault.offerable().unwrap().into_iter();

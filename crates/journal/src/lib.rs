@@ -32,10 +32,10 @@ pub use chain::{
     AppendError, Chain, ChainFault, Head, Signed, read_record, read_signed, verify_next,
 };
 pub use fact::{
-    CRITICAL_MAX, ChunksWanted, CommitmentAnswered, Consent, ConsentBasis, Damaged, Diverged, Divergence, Enrolled,
-    Erased, Fact, FactError, FleetApplied, INSTANCES_FIRST_MAX, InstancesFirst, LegalHold, Offered,
-    Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused, Released, Report, ReportReceived,
-    ReportStatus, TEXT_BYTES_MAX, TokenIssued, report_domain,
+    CRITICAL_MAX, ChunksWanted, CommitmentAnswered, Consent, ConsentBasis, Damaged, Diverged,
+    Divergence, Enrolled, Erased, Fact, FactError, FleetApplied, INSTANCES_FIRST_MAX,
+    InstancesFirst, LegalHold, Offered, Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused,
+    Released, Report, ReportReceived, ReportStatus, TEXT_BYTES_MAX, TokenIssued, report_domain,
 };
 pub use identity::{NodeId, NodeKey};
 pub use manifest::{ManifestFault, SignedManifest};

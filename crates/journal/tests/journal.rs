@@ -4,10 +4,10 @@
 
 use identity::{NodeKey, cose};
 use journal::{
-    AppendError, Chain, ChainFault, ChunksWanted, ClockQuality, CommitmentAnswered, Consent, ConsentBasis, Damaged,
-    Diverged, Divergence, Enrolled, Erased, Fact, FactError, FleetApplied, Head,
-    INSTANCES_FIRST_MAX, InstancesFirst, JournalId, LegalHold, ManifestFault, Moment, Offered,
-    Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused, Record, Released, Report,
+    AppendError, Chain, ChainFault, ChunksWanted, ClockQuality, CommitmentAnswered, Consent,
+    ConsentBasis, Damaged, Diverged, Divergence, Enrolled, Erased, Fact, FactError, FleetApplied,
+    Head, INSTANCES_FIRST_MAX, InstancesFirst, JournalId, LegalHold, ManifestFault, Moment,
+    Offered, Opened, PrioritySet, PriorsWanted, Receipt, ReceiptRefused, Record, Released, Report,
     ReportReceived, ReportStatus, SignedManifest, TokenIssued, report_domain, verify_next,
 };
 use study::{Digest, Manifest, Priority, SopInstanceUid, StudyRoot, StudyUid, TransactionUid};
