@@ -44,6 +44,8 @@ pub struct WorldConfig {
     pub consent: Consent,
     /// Further settings of the box, as in `AGENT__INTAKE__QUIET_PERIOD`.
     pub agent_env: Vec<(String, String)>,
+    /// The box's configuration file; none: it has none.
+    pub agent_file: Option<String>,
     /// Further settings of the hub.
     pub hub_env: Vec<(String, String)>,
     /// Where the hub is when the caller brings the link itself; none: behind a relay.
@@ -59,6 +61,7 @@ impl WorldConfig {
             seed: 1,
             consent: Consent::Emergency,
             agent_env: vec![quiet],
+            agent_file: None,
             hub_env: Vec::new(),
             hub_at: None,
         }
@@ -171,12 +174,23 @@ impl World {
             .args(["--hub", &self.reach().to_string(), "--data"])
             .arg(self.path("agent"));
         command.envs(self.config.agent_env.iter().cloned());
+        if let Some(text) = &self.config.agent_file {
+            let file = self.path("agent.toml");
+            std::fs::write(&file, text)?;
+            command.arg("--config").arg(file);
+        }
         self.agent = Some(Running::start(
             command,
             Role::Agent,
             &self.path("agent.log"),
         )?);
         Ok(())
+    }
+
+    /// Changes the box's configuration file; it reads that when it starts, or when it is told to.
+    pub fn write_agent_file(&mut self, text: &str) -> anyhow::Result<()> {
+        self.config.agent_file = Some(text.to_owned());
+        Ok(std::fs::write(self.path("agent.toml"), text)?)
     }
 
     /// The box's process; an error while it doesn't run.

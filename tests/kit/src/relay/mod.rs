@@ -12,10 +12,10 @@ mod link;
 pub(crate) mod process;
 pub(crate) mod way;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
@@ -72,8 +72,12 @@ impl RelayConfig {
 pub struct Relay {
     address: SocketAddr,
     link: Arc<Link<Exit>>,
+    mute: Mute,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// Addresses of boxes that hear nothing and are not heard: uplinks that have died.
+type Mute = Arc<Mutex<BTreeSet<IpAddr>>>;
 
 impl Relay {
     /// Opens the front socket and starts to relay.
@@ -90,14 +94,17 @@ impl Relay {
         let link = Arc::new(link);
         let (receive, hub) = (link.clone(), config.hub);
         let front = Arc::new(front);
+        let mute = Mute::default();
+        let dead = Arc::clone(&mute);
         let threads = vec![
-            std::thread::spawn(move || receive_front(&receive, &front, hub)),
+            std::thread::spawn(move || receive_front(&receive, &front, hub, &dead)),
             hand_on(&link, up, |link| &link.up),
             hand_on(&link, down, |link| &link.down),
         ];
         Ok(Self {
             address,
             link,
+            mute,
             threads,
         })
     }
@@ -110,6 +117,16 @@ impl Relay {
     /// Puts the link down or up again. What is sent while it is down is lost.
     pub fn switch(&self, up: bool) {
         self.link.course.switch(up);
+    }
+
+    /// Lets nothing through from and to this address of a box, or everything again.
+    pub fn mute(&self, address: IpAddr, is_mute: bool) {
+        let mut mute = self.mute.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_mute {
+            mute.insert(address);
+        } else {
+            mute.remove(&address);
+        }
     }
 
     /// What was relayed and lost so far.
@@ -156,16 +173,19 @@ fn hand_on(
 }
 
 /// Takes what boxes send and gives each of their addresses a socket towards the hub.
-fn receive_front(link: &Arc<Link<Exit>>, front: &Arc<UdpSocket>, hub: SocketAddr) {
+fn receive_front(link: &Arc<Link<Exit>>, front: &Arc<UdpSocket>, hub: SocketAddr, mute: &Mute) {
     let mut clients = Clients::default();
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     while !link.course.ended() {
         let Ok((length, from)) = front.recv_from(&mut buffer) else {
             continue;
         };
+        if is_mute(mute, from) {
+            continue;
+        }
         let towards_hub = match clients.sockets.get(&from) {
             Some((socket, _)) => socket.clone(),
-            None => match add_client(link, front, from, hub) {
+            None => match add_client(link, front, (from, mute), hub) {
                 Ok((socket, thread)) => clients.insert(from, socket, thread),
                 // Out of sockets: for the box that is one lost datagram.
                 Err(_) => continue,
@@ -189,13 +209,14 @@ fn receive_front(link: &Arc<Link<Exit>>, front: &Arc<UdpSocket>, hub: SocketAddr
 fn add_client(
     link: &Arc<Link<Exit>>,
     front: &Arc<UdpSocket>,
-    client: SocketAddr,
+    (client, mute): (SocketAddr, &Mute),
     hub: SocketAddr,
 ) -> io::Result<(Arc<UdpSocket>, JoinHandle<()>)> {
     let back = Arc::new(socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?);
     back.connect(hub)?;
     let (link, front) = (link.clone(), front.clone());
     let weak = Arc::downgrade(&back);
+    let mute = Arc::clone(mute);
     let thread = std::thread::spawn(move || {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         while !link.course.ended() {
@@ -205,6 +226,9 @@ fn add_client(
             let Ok(length) = back.recv(&mut buffer) else {
                 continue;
             };
+            if is_mute(&mute, client) {
+                continue;
+            }
             let packet = Packet {
                 bytes: buffer[..length].to_vec(),
                 to: Exit {
@@ -216,6 +240,11 @@ fn add_client(
         }
     });
     Ok((back, thread))
+}
+
+fn is_mute(mute: &Mute, client: SocketAddr) -> bool {
+    let mute = mute.lock().unwrap_or_else(PoisonError::into_inner);
+    mute.contains(&client.ip())
 }
 
 /// The boxes' addresses seen so far, oldest first.

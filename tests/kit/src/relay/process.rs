@@ -1,7 +1,7 @@
 //! A relay in a process of its own, so that a test can kill it.
 
 use std::io::{self, BufRead as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,19 +10,22 @@ use crate::process::{Programs, Role, Running};
 
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The child's side: `ready relay=HOST:PORT` on stdout, then `down`, `up` and `counters` on stdin,
-/// each answered with one line, until stdin ends, so that it never outlives its parent.
+/// The child's side: `ready relay=HOST:PORT` on stdout, then `down`, `up`, `mute ADDRESS`,
+/// `unmute ADDRESS` and `counters` on stdin, each answered with one line, until stdin ends, so that it never outlives its parent.
 pub(crate) fn run(config_json: &str) -> anyhow::Result<()> {
     let config: RelayConfig = serde_json::from_str(config_json)?;
     let relay = Relay::start(&config)?;
     let mut out = io::stdout();
     writeln!(out, "ready relay={}", relay.address())?;
     for line in io::stdin().lock().lines() {
-        match line?.as_str() {
-            "down" => relay.switch(false),
-            "up" => relay.switch(true),
-            "counters" => {}
-            other => anyhow::bail!("unknown relay command `{other}`"),
+        let line = line?;
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("down", "") => relay.switch(false),
+            ("up", "") => relay.switch(true),
+            ("mute", address) => relay.mute(address.parse()?, true),
+            ("unmute", address) => relay.mute(address.parse()?, false),
+            ("counters", "") => {}
+            _ => anyhow::bail!("unknown relay command `{line}`"),
         }
         writeln!(out, "{}", serde_json::to_string(&relay.counters())?)?;
     }
@@ -80,6 +83,12 @@ impl RelayProcess {
     /// Puts the link down or up.
     pub fn switch(&mut self, up: bool) -> anyhow::Result<()> {
         self.ask(if up { "up" } else { "down" }).map(drop)
+    }
+
+    /// Lets nothing through from and to this address of a box, or everything again.
+    pub fn mute(&mut self, address: IpAddr, is_mute: bool) -> anyhow::Result<()> {
+        let word = if is_mute { "mute" } else { "unmute" };
+        self.ask(&format!("{word} {address}")).map(drop)
     }
 
     /// What was relayed and lost since its start.
