@@ -13,6 +13,7 @@ use study::{AeTitle, Priority, SopInstanceUid, StudyUid};
 use crate::commands::Failure;
 use crate::intake::{self, ModalityRequest};
 use crate::orders::{self, ConsentBasis};
+use crate::uplink::{self, LinkRequest};
 use crate::{bundles, pin, priors, proof};
 
 /// The box beside the scanner: takes studies in, keeps them, carries them to the hub.
@@ -62,6 +63,9 @@ enum Command {
     /// Protects the vault with a PIN, opens it, or closes it.
     #[command(subcommand)]
     Pin(PinCommand),
+    /// Shows the ways to the hub, chooses between them, pauses sending.
+    #[command(subcommand)]
+    Link(LinkCommand),
     /// Re-reads all that is held and says what is damaged; makes a lost index anew.
     Scrub(ScrubArgs),
     /// Checks the configuration and prints what is in effect.
@@ -385,6 +389,41 @@ struct PinSetArgs {
     old_pin_file: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+enum LinkCommand {
+    /// Lists the uplinks: what each is used for now, and what was used of its budget.
+    List(ShowArgs),
+    /// Uses one uplink and no other, until `auto`.
+    Use(LinkUseArgs),
+    /// Chooses between the uplinks by priority, price and what works.
+    Auto(DataArgs),
+    /// Sends nothing more until `resume`, also after a new start.
+    Pause(LinkPauseArgs),
+    /// Sends again.
+    Resume(DataArgs),
+    /// Has the running box read its uplinks from the configuration again, as SIGHUP does.
+    Reload(DataArgs),
+}
+
+#[derive(Debug, Args)]
+struct LinkUseArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// The uplink.
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct LinkPauseArgs {
+    /// The box's folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// STAT goes all the same.
+    #[arg(long)]
+    except_stat: bool,
+}
+
 #[derive(Debug, Args)]
 struct ScrubArgs {
     /// The box's folder.
@@ -491,6 +530,7 @@ fn run(command: Command) -> Result<(), Failure> {
         ),
         Command::Pin(PinCommand::Unlock(args)) => pin::unlock(&args.data, args.pin_file.as_deref()),
         Command::Pin(PinCommand::Lock(args)) => pin::lock(&args.data),
+        Command::Link(command) => link(command),
         Command::Scrub(args) if args.rebuild => ask::rebuild(&args.data, args.json),
         Command::Scrub(args) => ask::scrub(&args.data, args.json),
         Command::Check(args) => ask::check(args.data.as_deref(), args.config.as_deref()),
@@ -512,6 +552,20 @@ fn modality(command: ModalityCommand) -> Result<(), Failure> {
 
 fn ae_title(text: &str) -> Result<String, study::AeTitleError> {
     AeTitle::parse(text).map(|title| title.as_str().to_owned())
+}
+
+fn link(command: LinkCommand) -> Result<(), Failure> {
+    let (data, request, json) = match command {
+        LinkCommand::List(args) => (args.data, LinkRequest::List, args.json),
+        LinkCommand::Use(LinkUseArgs { data, name }) => (data, LinkRequest::Use { name }, false),
+        LinkCommand::Auto(args) => (args.data, LinkRequest::Auto, false),
+        LinkCommand::Pause(LinkPauseArgs { data, except_stat }) => {
+            (data, LinkRequest::Pause { except_stat }, false)
+        }
+        LinkCommand::Resume(args) => (args.data, LinkRequest::Resume, false),
+        LinkCommand::Reload(args) => (args.data, LinkRequest::Reload, false),
+    };
+    uplink::command(&data, request, json)
 }
 
 fn fleet_name(text: &str) -> Result<String, &'static str> {

@@ -27,6 +27,7 @@ use crate::pin::{self, PinRequest};
 use crate::proof::Proofs;
 use crate::reports::Reports;
 use crate::status::{self, LinkStatus};
+use crate::uplink::{LinkRequest, Uplinks};
 use crate::vault::Vault;
 
 /// The exit code of a request that failed.
@@ -160,6 +161,8 @@ pub enum Request {
     Scrub,
     /// The road by stick.
     Bundle(BundleRequest),
+    /// What a person says about the uplinks.
+    Link(LinkRequest),
 }
 
 /// What commands work on.
@@ -181,6 +184,8 @@ pub struct Rooms {
     pub proofs: Proofs,
     /// The road by stick.
     pub bundles: Bundles,
+    /// The ways to the hub.
+    pub uplinks: Uplinks,
     /// How the link does; none while the program does not run.
     pub link: Option<Arc<LinkStatus>>,
 }
@@ -196,6 +201,7 @@ impl Rooms {
         let keys = Keys::open_or_found(folder, membership.granted_store_key())?;
         keys.set_hub(membership.hub().map(|hub| hub.store));
         let vault = Vault::open(folder, membership.key(), keys, config)?;
+        let uplinks = Uplinks::open(vault.clone())?;
         let reports = Reports::new(vault.clone(), Arc::clone(&membership));
         let proofs = Proofs::new(folder, vault.clone(), Arc::clone(&membership));
         let bundles = Bundles::new(folder, vault.clone(), Arc::clone(&membership));
@@ -208,6 +214,7 @@ impl Rooms {
             reports,
             proofs,
             bundles,
+            uplinks,
             link: None,
         })
     }
@@ -312,6 +319,7 @@ impl Rooms {
                 done.await.map(no_body)
             }
             Request::Bundle(request) => self.bundles.execute(request).await.map(no_body),
+            Request::Link(request) => Ok(no_body(self.uplinks.execute(request).await?)),
             Request::Pin(request) => self.use_lock(request).await.map(no_body),
             Request::Scrub => self.scrub().await.map(no_body),
         }

@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use settings::{Bytes, Flag, Layers, SettingsError, Span};
 use study::{AeTitle, SopClassUid};
+
+use crate::uplink::Uplink;
 
 /// All settings of the agent; each room receives its own section, never the whole.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub struct Config {
     pub link: LinkConfig,
     /// The technician's pages.
     pub console: ConsoleConfig,
+    /// The ways to the hub, where there are several or one that costs; none: the one of `link`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<UplinkConfig>,
 }
 
 /// `[intake]`: the DICOM acceptor.
@@ -237,6 +242,103 @@ pub enum ProfileName {
     Shared,
 }
 
+/// `[[uplinks]]`: one way to the hub.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct UplinkConfig {
+    /// Its name; what was used of it is kept under that.
+    pub name: String,
+    /// The network interface that it starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The local address that it starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// What kind of link to expect.
+    pub profile: ProfileName,
+    /// Its rate towards the hub in kbit/s where its owner knows it; 0 measures it.
+    pub rate_kbit: u32,
+    /// Whether several datagrams may be handed to the kernel as one.
+    pub segmentation_offload: bool,
+    /// Each byte costs: a contact ends when there is nothing to say.
+    pub metered: bool,
+    /// How often the hub is called on a metered uplink when there is nothing to send.
+    pub poll_interval: Span,
+    /// Which uplink is used rather: the least.
+    pub priority: u8,
+    /// What a mebibyte costs, as a decimal number.
+    pub cost_per_mib: String,
+    /// The currency, for people.
+    pub currency: String,
+    /// The most to use in a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_day: Option<Bytes>,
+    /// The most to use in a month.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_month: Option<Bytes>,
+    /// The most to spend in a day, as a decimal number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub money_day: Option<String>,
+    /// The most to spend in a month, as a decimal number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub money_month: Option<String>,
+    /// Part of each limit that is kept for receipts, reports and STAT.
+    pub reserve_percent: u8,
+    /// Hours of the local day in which everything goes; none: always.
+    pub windows: Vec<String>,
+    /// How far the local time is from UTC.
+    pub utc_offset: String,
+    /// The least urgent that goes outside the windows.
+    pub outside_windows: OutsideName,
+    /// A file with the passes of a satellite: there is a contact in these only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contact_plan: Option<PathBuf>,
+    /// How much of each pass is left out at both ends.
+    pub guard: Span,
+}
+
+impl Default for UplinkConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            interface: None,
+            source: None,
+            profile: ProfileName::Satellite,
+            rate_kbit: 0,
+            segmentation_offload: true,
+            metered: false,
+            poll_interval: Span::from_secs(3 * 3600),
+            priority: 100,
+            cost_per_mib: "0".to_owned(),
+            currency: String::new(),
+            budget_day: None,
+            budget_month: None,
+            money_day: None,
+            money_month: None,
+            reserve_percent: 10,
+            windows: Vec::new(),
+            utc_offset: "+00:00".to_owned(),
+            outside_windows: OutsideName::Urgent,
+            contact_plan: None,
+            guard: Span::from_secs(20),
+        }
+    }
+}
+
+/// The least urgent that goes outside the hours of an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutsideName {
+    /// Nothing goes.
+    None,
+    /// Receipts, reports and STAT.
+    Stat,
+    /// The same and what is urgent.
+    Urgent,
+    /// All but bulk.
+    Routine,
+}
+
 /// `[console]`: the technician's pages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -331,6 +433,9 @@ impl Config {
         }
         if !(Span::from_secs(1)..=Span::from_secs(86_400)).contains(&self.link.udp_retry) {
             return invalid("link.udp-retry", "must be 1s to 1d");
+        }
+        if let Err(error) = Uplink::all(self) {
+            return invalid("uplinks", &error.to_string());
         }
         if !self.console.bind.is_loopback() {
             return invalid("console.bind", "plain HTTP is served on loopback only");

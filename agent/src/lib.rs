@@ -22,6 +22,7 @@ pub mod pin;
 pub mod proof;
 pub mod reports;
 pub mod status;
+pub mod uplink;
 pub mod vault;
 
 mod contact;

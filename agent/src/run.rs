@@ -47,6 +47,13 @@ pub(crate) fn command(args: &ServeArgs) -> Result<(), Failure> {
     let membership = Membership::open_or_found(&args.data).context("cannot open the box")?;
     let rooms =
         Rooms::open(&args.data, membership, config.vault.clone()).context("cannot open the box")?;
+    let (file, given) = (args.config.clone(), flags(args));
+    rooms
+        .uplinks
+        .begin(&config, move || {
+            Config::load(file.as_deref(), given.clone())
+        })
+        .map_err(Failure::configuration)?;
     let served = runtime.block_on(serve(args, config, rooms));
     // What still computes on a thread of its own is of no use any more.
     runtime.shutdown_background();
@@ -97,7 +104,8 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
     spawn_doorless(&mut tasks, &rooms, &link, &config, &stop);
     tasks.spawn({
         let membership = Arc::clone(&rooms.membership);
-        let contact = contact::Contact::new(vault.clone(), membership, link, config.link);
+        let uplinks = rooms.uplinks.clone();
+        let contact = contact::Contact::new(vault.clone(), membership, link, uplinks, config.link);
         let stop = stop.clone();
         async move {
             contact
@@ -108,7 +116,7 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
         }
     });
     tasks.spawn({
-        let console = console::run(web, stop.clone());
+        let console = console::run(web, rooms.clone(), stop.clone());
         async { console.await.context("console") }
     });
     let commands = tokio::spawn(control.serve({
@@ -121,7 +129,7 @@ async fn serve(args: &ServeArgs, config: Config, mut rooms: Rooms) -> Result<(),
         "ready dicom={} console=http://{}\n",
         addresses.0, addresses.1
     ))?;
-    let ended = wait_for_end(signals, &vault, &mut tasks).await;
+    let ended = wait_for_end(signals, &rooms, &mut tasks).await;
     commands.abort();
     stop.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
@@ -194,6 +202,7 @@ async fn mind_keys(rooms: Rooms, relock_after_ms: u64, stop: CancellationToken) 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -202,6 +211,7 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 }
@@ -209,13 +219,22 @@ impl Signals {
 /// Waits for a signal, a failed disk, or a room that ended by itself.
 async fn wait_for_end(
     mut signals: Signals,
-    vault: &crate::vault::Vault,
+    rooms: &Rooms,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> Result<(), Failure> {
+    let reload = async {
+        while signals.hangup.recv().await.is_some() {
+            if let Err(error) = rooms.uplinks.reload() {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the uplinks stay as they were");
+            }
+        }
+    };
     tokio::select! {
         _ = signals.terminate.recv() => Ok(()),
         _ = signals.interrupt.recv() => Ok(()),
-        error = vault.poisoned() => {
+        () = reload => Err(Failure::internal(anyhow!("no signals come any more"))),
+        error = rooms.vault.poisoned() => {
             tracing::error!(error = &*error as &dyn std::error::Error, "the disk has failed");
             Err(Failure::internal(anyhow!("the disk failed to sync; nothing more is taken in")))
         }

@@ -6,22 +6,26 @@
 //! meant.
 //! May not: change anything.
 
+mod crossing;
+mod metrics;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use journal::JournalId;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
-use study::StudyUid;
 use sync_quic::Road;
 
 use crate::commands::Rooms;
 use crate::orders::Finding;
 use crate::reports::{JudgedReport, Refusal, word};
-use crate::vault::{Custody, JournalState, ReportFault, StudyOverview, VaultError};
+use crate::uplink::Still;
+use crate::vault::{JournalState, ReportFault, StudyOverview, VaultError};
+use crossing::Crossing;
 
-/// What a byte that is not packed yet will cost on the link, in percent, until the codec has said.
-const PACKED_PERCENT_GUESS: u64 = 50;
+pub(crate) use metrics::metrics;
 
 /// How the road to the hub is, kept by `contact` and read by `status`.
 #[derive(Debug, Default)]
@@ -34,18 +38,24 @@ pub struct LinkView {
     pub connected: bool,
     /// The road that the contact takes; none without a contact.
     pub road: Option<Road>,
-    /// Why nothing moves, in plain words.
+    /// What went wrong last, in plain words.
     pub trouble: Option<String>,
+    /// Why there is no contact.
+    pub why: Option<Still>,
+    /// The uplink of this contact, or of the last one.
+    pub uplink: Option<String>,
     /// When the hub was last heard, milliseconds of the Unix epoch.
     pub last_contact_ms: Option<u64>,
     /// The rate that the link delivers, in kbit/s; 0 until known.
     pub rate_kbits: u64,
     /// The round trip, in milliseconds.
     pub rtt_ms: u64,
-    /// UDP payload bytes sent in this contact, or the last one.
+    /// Payload bytes of UDP or TCP sent in this contact, or the last one.
     pub bytes_sent: u64,
-    /// UDP payload bytes received in this contact, or the last one.
+    /// Payload bytes of UDP or TCP received in this contact, or the last one.
     pub bytes_received: u64,
+    /// Bytes that were sent and lost in this contact, or the last one.
+    pub bytes_lost: u64,
 }
 
 impl LinkStatus {
@@ -63,10 +73,23 @@ impl LinkStatus {
     }
 }
 
+impl LinkView {
+    /// There is no contact any more.
+    pub fn note_down(&mut self) {
+        self.connected = false;
+        self.road = None;
+    }
+}
+
 /// The whole document.
 pub(crate) fn document(rooms: &Rooms) -> Result<Value, VaultError> {
     let link = rooms.link.as_ref().map(|link| link.view());
     let state = rooms.vault.keys().state();
+    let studies = rooms.vault.studies()?;
+    let uplinks = rooms.uplinks.view();
+    let view = link.clone().unwrap_or_default();
+    let crossing = Crossing::of(&studies, &view, &uplinks, clock::wall_ms());
+    let order = rooms.uplinks.order();
     Ok(json!({
         "unit": rooms.vault.unit().to_string(),
         "site": rooms.membership.site(),
@@ -82,7 +105,11 @@ pub(crate) fn document(rooms: &Rooms) -> Result<Value, VaultError> {
         "disk": rooms.vault.disk_room()?,
         "running": link.is_some(),
         "link": link.as_ref().map(link_document),
-        "studies": studies(rooms)?,
+        "pause": order.pause,
+        "only_uplink": order.only,
+        "uplinks": uplinks,
+        "queued_bytes": crossing.queued(),
+        "studies": study_documents(rooms, &studies, &crossing)?,
     }))
 }
 
@@ -103,40 +130,37 @@ fn link_document(link: &LinkView) -> Value {
         "connected": link.connected,
         "road": link.road.map(Road::as_str),
         "trouble": link.trouble,
+        "why": link.why,
+        "uplink": link.uplink,
         "last_contact_ms": link.last_contact_ms,
         "rate_kbits": link.rate_kbits,
         "rtt_ms": link.rtt_ms,
         "bytes_sent": link.bytes_sent,
         "bytes_received": link.bytes_received,
+        "bytes_lost": link.bytes_lost,
     })
 }
 
-fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
-    let studies = rooms.vault.studies()?;
-    let link = rooms
-        .link
-        .as_ref()
-        .map(|link| link.view())
-        .unwrap_or_default();
-    let eta = if link.connected {
-        seconds_left(&studies, link.rate_kbits)
-    } else {
-        BTreeMap::new()
-    };
+fn study_documents(
+    rooms: &Rooms,
+    studies: &[StudyOverview],
+    crossing: &Crossing,
+) -> Result<Vec<Value>, VaultError> {
     let mut reports = BTreeMap::new();
-    for StudyOverview { study, .. } in &studies {
+    for StudyOverview { study, .. } in studies {
         if let Some(standing) = rooms.reports.standing(study)? {
             reports.insert(study.clone(), standing);
         }
     }
     let mut findings = BTreeMap::new();
-    for StudyOverview { study, .. } in &studies {
+    for StudyOverview { study, .. } in studies {
         let found = rooms.orders.findings(study)?;
         let found: Vec<Value> = found.into_iter().map(Finding::to_json).collect();
         findings.insert(study.clone(), found);
     }
     Ok(studies.iter().map(|study| {
         let report = reports.get(&study.study);
+        let eta = crossing.eta.get(&study.study);
         json!({
             "study_instance_uid": study.study,
             "priority": study.priority,
@@ -162,31 +186,12 @@ fn studies(rooms: &Rooms) -> Result<Vec<Value>, VaultError> {
             "report_verified": report.is_some_and(|report| report.verified),
             "critical": report.map_or("none", |report| if report.critical > 0 { "open" } else { "none" }),
             "received_at": study.received_at_ms,
-            "eta_seconds": eta.get(&study.study),
+            "eta_seconds": eta.map(|eta| eta.seconds),
+            "eta_low_seconds": eta.map(|eta| eta.low),
+            "eta_high_seconds": eta.map(|eta| eta.high),
+            "why": crossing.halts.get(&study.study),
         })
     }).collect())
-}
-
-/// Seconds until each study that may leave has crossed, at the rate that the link now delivers;
-/// of one that cannot cross as it is, nobody can say.
-fn seconds_left(studies: &[StudyOverview], rate_kbits: u64) -> BTreeMap<StudyUid, u64> {
-    let mut crossing: Vec<_> = studies
-        .iter()
-        .filter(|study| matches!(study.custody, Custody::InBox | Custody::Crossing))
-        .filter(|study| study.refused.is_none() && study.set_aside == 0)
-        .collect();
-    // They come in the order of their arrival, and the sort keeps it.
-    crossing.sort_by_key(|study| study.priority);
-    let mut ahead_bytes = 0;
-    let mut left = BTreeMap::new();
-    for study in crossing {
-        ahead_bytes += study.bytes_to_cross.saturating_sub(study.bytes_at_hub);
-        ahead_bytes += study.bytes_unpacked * PACKED_PERCENT_GUESS / 100;
-        if let Some(seconds) = (ahead_bytes * 8).checked_div(rate_kbits * 1000) {
-            left.insert(study.study.clone(), seconds);
-        }
-    }
-    left
 }
 
 /// The reports, with the verdict on each.
@@ -227,12 +232,7 @@ fn report(report: &JudgedReport) -> Value {
 pub(crate) fn table(document: &Value) -> String {
     let mut text = String::new();
     let link = &document["link"];
-    let road = match (link["connected"].as_bool(), link["trouble"].as_str()) {
-        (Some(true), _) => road_up(link),
-        (Some(false), Some(trouble)) => format!("down: {trouble}"),
-        (Some(false), None) => "down".to_owned(),
-        (None, _) => "the box's program is not running".to_owned(),
-    };
+    let road = road_words(link);
     let enrolled = document["enrolled"].as_bool() == Some(true);
     let standing = if enrolled {
         "enrolled"
@@ -263,9 +263,7 @@ pub(crate) fn table(document: &Value) -> String {
     }
     for study in document["studies"].as_array().into_iter().flatten() {
         let word = |key: &str| study[key].as_str().unwrap_or("-").to_owned();
-        let eta = study["eta_seconds"]
-            .as_u64()
-            .map_or("-".to_owned(), |s| format!("{s} s"));
+        let eta = eta_words(study);
         write_line(
             &mut text,
             format_args!(
@@ -279,6 +277,9 @@ pub(crate) fn table(document: &Value) -> String {
                 word("report"),
             ),
         );
+        if let Some(why) = why_words(&study["why"]) {
+            write_line(&mut text, format_args!("    not moving: {why}"));
+        }
         write_keeping(&mut text, study);
         write_findings(&mut text, study);
         if let Some(reason) = study["refused"].as_str() {
@@ -297,11 +298,60 @@ pub(crate) fn table(document: &Value) -> String {
     text
 }
 
-/// How the contact that is up goes.
-fn road_up(link: &Value) -> String {
-    let road = link["road"].as_str().unwrap_or_default();
-    let (rate, rtt) = (&link["rate_kbits"], &link["rtt_ms"]);
-    format!("up by {road}, {rate} kbit/s, {rtt} ms")
+/// How the road to the hub is, in words.
+fn road_words(link: &Value) -> String {
+    let why = why_words(&link["why"]);
+    match (link["connected"].as_bool(), link["trouble"].as_str()) {
+        (Some(true), _) => {
+            let lost = (link["bytes_lost"].as_u64().unwrap_or(0) * 100)
+                .checked_div(link["bytes_sent"].as_u64().unwrap_or(0))
+                .unwrap_or(0);
+            format!(
+                "up over {} by {}, {} kbit/s, {} ms, {lost} % lost",
+                link["uplink"].as_str().unwrap_or("-"),
+                link["road"].as_str().unwrap_or("-"),
+                link["rate_kbits"],
+                link["rtt_ms"]
+            )
+        }
+        (Some(false), Some(trouble)) => match why {
+            Some(why) => format!("down: {why} ({trouble})"),
+            None => format!("down: {trouble}"),
+        },
+        (Some(false), None) => why.map_or("down".to_owned(), |why| format!("down: {why}")),
+        (None, _) => "the box's program is not running".to_owned(),
+    }
+}
+
+/// When a study will be at the hub, in words.
+fn eta_words(study: &Value) -> String {
+    let seconds = |key: &str| study[key].as_u64();
+    match (
+        seconds("eta_seconds"),
+        seconds("eta_low_seconds"),
+        seconds("eta_high_seconds"),
+    ) {
+        (Some(eta), Some(low), Some(high)) => format!("{eta} s ({low} to {high})"),
+        (Some(eta), _, _) => format!("{eta} s or later"),
+        (None, _, _) => "-".to_owned(),
+    }
+}
+
+/// Why something does not move, in words.
+fn why_words(why: &Value) -> Option<String> {
+    if let Ok(still) = Still::deserialize(why) {
+        return Some(still.to_string());
+    }
+    let words = match why["reason"].as_str()? {
+        "consent" => "nobody has recorded consent",
+        "set_aside" => "something of it cannot be packed",
+        "refused_by_hub" => "the hub does not take a part of it",
+        "packing" => "it is still being packed",
+        "receipt_due" => "all of it is at the hub, the receipt has not come yet",
+        "behind_others" => "others go first",
+        other => other,
+    };
+    Some(words.to_owned())
 }
 
 /// How full the disk is, in words.

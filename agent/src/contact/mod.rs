@@ -1,42 +1,43 @@
 //! Contact: the road to the hub, whenever there is one.
 //!
 //! In: what goes next, from `outbox`; the hub's key and address, from `membership`. Out: progress,
-//! receipts, reports and fleet documents for the rooms that keep them; the state of the link.
+//! receipts, reports and fleet documents for the rooms that keep them; the state of the link. Which
+//! uplink is used, and for what, is said by `uplink`.
 //! Invariant: nothing is said to a peer that has not proved the hub's key; calling again never
 //! gives up.
 //! May not: decide what is sent, or take a byte for safe because it was sent.
 
 mod apart;
-mod moves;
+mod caller;
+mod line;
 mod returns;
 mod shelf;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use identity::NodeId;
 use journal::{ClockQuality, Head, JournalId};
 use study::Digest;
-use sync_proto::{ByeCode, Command, Config, Event, RefusalCode, Session};
-use sync_quic::{
-    Backoff, Control, End, HubAddress, Link, LinkProfile, Local, Roads, RoadsConfig, TlsPorts,
-};
+use sync_proto::{Command, Config, Event, RefusalCode, Session};
+use sync_quic::{End, Link};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{LinkConfig, ProfileName};
-use crate::enrol::{self, RedeemError};
+use crate::config::LinkConfig;
+use crate::enrol::RedeemError;
 use crate::membership::Membership;
 use crate::outbox::Outbox;
 use crate::status::LinkStatus;
+use crate::uplink::{Ended, LOOK_INTERVAL, Step, Still, Uplinks, Way};
 use crate::vault::{Vault, VaultError};
 pub(crate) use apart::note as note_divergence;
+use caller::{Answered, Caller, Unanswered};
+use line::Line;
 pub(crate) use shelf::BoxShelf;
 
-/// The wait before the second call; it doubles from there.
-const REDIAL_DELAY_MIN: Duration = Duration::from_millis(500);
 /// The wait after a refusal: asking again costs airtime, and it takes a person to change the answer.
 const REFUSED_DELAY: Duration = Duration::from_secs(600);
 /// How often the view of the link is brought up to date.
@@ -48,28 +49,38 @@ const DATA_BYTES: u32 = 16 << 10;
 const COMMANDS_WAITING_MAX: usize = 256;
 /// How long what the hub could not take waits before it is offered again.
 const PUT_OFF: Duration = Duration::from_secs(60);
+/// How long a goodbye may take; then the contact is closed without one.
+const HANG_UP: Duration = Duration::from_secs(3);
+/// How long the end of a handshake may take to be seen, once the hub has acted on it.
+const HANDSHAKE_END: Duration = Duration::from_secs(1);
 
 /// What keeps in contact with the hub.
 pub(crate) struct Contact {
     vault: Vault,
     membership: Arc<Membership>,
     status: Arc<LinkStatus>,
-    config: LinkConfig,
+    uplinks: Uplinks,
+    caller: Caller,
     outbox: Outbox,
 }
 
-/// How one attempt to be in contact ended.
-enum Attempt {
-    /// There was a contact; it ended for this reason.
-    Ended(End),
-    /// There was a contact, and this link is better than the one it had.
-    Moved(HubAddress, Link),
-    /// There was none, for this reason.
-    Failed(String),
-    /// The hub does not want this box, for this reason.
-    Unwanted(String),
-    /// There is nobody to call before a voucher comes.
-    NoVoucher,
+/// How a contact ended.
+struct Over {
+    why: End,
+    /// For its uplink; none: it goes on there, by the other road.
+    how: Option<Ended>,
+    /// Where it goes on.
+    next: Option<Answered>,
+}
+
+/// Whom to call next, and when.
+enum Next {
+    /// To be asked at once.
+    Ask,
+    /// To be asked after so long, or when something has changed.
+    In(Duration),
+    /// The hub does not want this box: it takes a person to change that.
+    Refused,
 }
 
 impl Contact {
@@ -77,194 +88,323 @@ impl Contact {
         vault: Vault,
         membership: Arc<Membership>,
         status: Arc<LinkStatus>,
+        uplinks: Uplinks,
         config: LinkConfig,
     ) -> Result<Self, VaultError> {
         let outbox = Outbox::new(vault.clone())?;
+        let caller = Caller::new(&vault, Arc::clone(&membership), config);
         Ok(Self {
             vault,
             membership,
             status,
-            config,
+            uplinks,
+            caller,
             outbox,
         })
     }
 
     /// Calls the hub, again and again, until it is told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let roads = Roads::bind(&roads_config(&self.config), &self.membership.key())?;
-        let mut backoff = Backoff::new(REDIAL_DELAY_MIN, self.config.redial_delay_max.duration());
         let mut papers = self.membership.watch();
-        let mut moved = None;
+        let mut changed = self.vault.watch();
+        let mut ordered = self.uplinks.watch();
         while !stop.is_cancelled() {
             papers.mark_unchanged();
-            let wait = match self.attempt(&roads, moved.take(), &stop).await {
-                Attempt::Moved(hub, link) => {
-                    moved = Some((hub, link));
-                    continue;
-                }
-                Attempt::Ended(End::Refused(reason)) | Attempt::Unwanted(reason) => {
-                    tracing::warn!(reason, "the hub refuses this box");
-                    self.note_trouble(format!("the hub refuses this box: {reason}"));
-                    REFUSED_DELAY
-                }
-                Attempt::Ended(end) => {
-                    tracing::info!(%end, "contact down");
-                    self.note_trouble(end.to_string());
-                    if !repeats(&end) {
-                        backoff.reset();
-                    }
-                    backoff.wait(clock::count_ms())
-                }
-                Attempt::Failed(reason) => {
-                    tracing::warn!(reason, "no contact");
-                    self.note_trouble(reason);
-                    backoff.wait(clock::count_ms())
-                }
-                Attempt::NoVoucher => {
-                    self.note_trouble("this box has no voucher yet".to_owned());
-                    Duration::MAX
-                }
+            changed.mark_unchanged();
+            ordered.mark_unchanged();
+            let (wait, is_refused) = match self.step(&stop).await? {
+                Next::Ask => continue,
+                Next::In(wait) => (wait, false),
+                Next::Refused => (REFUSED_DELAY, true),
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => break,
                 changed = papers.changed() => if changed.is_err() { break },
+                _ = changed.changed(), if !is_refused => {}
+                _ = ordered.changed(), if !is_refused => {}
             }
         }
-        enrol::farewell(&roads).await;
+        self.caller.farewell().await;
         Ok(())
     }
 
-    fn note_trouble(&self, reason: String) {
+    /// One call and what comes of it, or none.
+    async fn step(&mut self, stop: &CancellationToken) -> anyhow::Result<Next> {
+        if self.membership.hub().is_none() {
+            self.note_trouble("this box has no voucher yet".to_owned(), Still::NoVoucher);
+            return Ok(Next::In(Duration::MAX));
+        }
+        let way = match self.uplinks.decide(self.outbox.work()?).await? {
+            Step::Call(way) => way,
+            Step::Hold(still, wait) => {
+                self.status.update(|view| {
+                    view.note_down();
+                    view.why = Some(still);
+                });
+                return Ok(Next::In(wait));
+            }
+            // There is no contact to stay in.
+            Step::Stay(_) | Step::Move(..) => return Ok(Next::Ask),
+        };
+        self.status.update(|view| view.why = Some(Still::Calling));
+        let mut calling = self.caller.call(way);
+        let mut answered = tokio::select! {
+            answered = calling.answer() => match answered {
+                Ok(answered) => Some(answered),
+                Err(Unanswered { way, why }) => return self.unanswered(&way, why).await,
+            },
+            () = stop.cancelled() => return Ok(Next::Ask),
+        };
+        let mut is_up = false;
+        while let Some(line) = answered.take() {
+            let uplink = line.way.uplink.name.clone();
+            if !is_up {
+                self.uplinks.up(&uplink);
+            }
+            match self.contact(&line, stop).await {
+                Ok(Over { why, how, next }) => {
+                    is_up = how.is_none();
+                    if let Some(how) = how {
+                        self.uplinks.down(&uplink, how).await?;
+                    }
+                    if let End::Refused(reason) = &why {
+                        return Ok(self.refused(reason));
+                    }
+                    answered = next;
+                }
+                Err(error) => {
+                    let lost = Ended::Lost { repeats: true };
+                    self.uplinks.down(&uplink, lost).await?;
+                    return self.unanswered(&line.way, error).await;
+                }
+            }
+        }
+        Ok(Next::Ask)
+    }
+
+    async fn unanswered(&mut self, way: &Way, error: anyhow::Error) -> anyhow::Result<Next> {
+        let uplink = &way.uplink.name;
+        self.uplinks.failed(uplink).await?;
+        if let Some(RedeemError::Refused(reason)) = error.downcast_ref() {
+            return Ok(self.refused(reason));
+        }
+        let reason = format!("{error:#}");
+        tracing::warn!(uplink, reason, "no contact");
+        self.note_trouble(reason, Still::NoAnswer { next_call_ms: None });
+        Ok(Next::Ask)
+    }
+
+    fn refused(&self, reason: &str) -> Next {
+        tracing::warn!(reason, "the hub refuses this box");
+        let text = format!("the hub refuses this box: {reason}");
+        self.note_trouble(text, Still::HubRefuses);
+        Next::Refused
+    }
+
+    fn note_trouble(&self, reason: String, why: Still) {
         self.status.update(|view| {
-            view.connected = false;
-            view.road = None;
+            view.note_down();
             view.trouble = Some(reason);
+            view.why = Some(why);
         });
     }
 
-    /// One contact over the link that is there, or over one that is made.
-    async fn attempt(
-        &mut self,
-        roads: &Roads,
-        moved: Option<(HubAddress, Link)>,
-        stop: &CancellationToken,
-    ) -> Attempt {
-        let called = match moved {
-            Some(moved) => Ok(moved),
-            None => tokio::select! {
-                called = self.call(roads) => match called.transpose() {
-                    Some(called) => called,
-                    None => return Attempt::NoVoucher,
-                },
-                () = stop.cancelled() => return Attempt::Failed("stopping".to_owned()),
-            },
-        };
-        match called {
-            Ok((hub, link)) => match self.contact(roads, hub, link, stop).await {
-                Ok(attempt) => attempt,
-                Err(error) => Attempt::Failed(format!("{error:#}")),
-            },
-            Err(error) => match error.downcast_ref::<RedeemError>() {
-                Some(RedeemError::Refused(reason)) => Attempt::Unwanted(reason.clone()),
-                Some(_) | None => Attempt::Failed(format!("{error:#}")),
-            },
-        }
-    }
-
-    /// Calls the hub, after redeeming the voucher where that is still to be done; none while there
-    /// is no hub to call.
-    async fn call(&self, roads: &Roads) -> anyhow::Result<Option<(HubAddress, Link)>> {
-        let Some(hub) = self.membership.hub() else {
-            return Ok(None);
-        };
-        let promised = hub.address.as_str();
-        let address = self.config.hub.as_deref().unwrap_or(promised);
-        if !self.membership.is_enrolled() {
-            let store = self.vault.keys().public_key();
-            enrol::redeem(&self.membership, &store, roads, Some(address)).await?;
-            tracing::info!("enrolled");
-        }
-        let hub = enrol::resolve(address, hub.key).await?;
-        let link = roads.call(hub, &profile(&self.config)).await?;
-        Ok(Some((hub, link)))
-    }
-
-    /// One contact, from greeting to end.
+    /// One contact, from greeting to end, and where it goes on.
     async fn contact(
         &mut self,
-        roads: &Roads,
-        hub: HubAddress,
-        link: Link,
+        answered: &Answered,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Attempt> {
-        note_up(&link);
+    ) -> anyhow::Result<Over> {
+        let link = &answered.link;
+        note_up(link, &answered.way);
         let (events, mut heard) = mpsc::unbounded_channel();
         let shelf = BoxShelf::new(self.vault.clone(), Arc::clone(&self.membership), events);
         let session = Session::new(session_config(&self.vault, &self.membership, link.peer())?);
         let (commands, orders) = mpsc::channel(COMMANDS_WAITING_MAX);
         let mut told = Told::new(&self.vault)?;
         let mut changed = self.vault.watch();
+        let mut ordered = self.uplinks.watch();
         self.outbox.begin();
-        let mut to_tell = VecDeque::from(self.outbox.commands().await?);
+        let mut line = Line::new(answered, self.outbox.work()?);
+        self.choose(&mut line).await?;
+        line.to_tell.extend(self.outbox.commands().await?);
         // What waits when the session begins goes with its first flight.
         while let Ok(permit) = commands.try_reserve() {
-            let Some(command) = to_tell.pop_front() else {
+            let Some(command) = line.to_tell.pop_front() else {
                 break;
             };
             permit.send(command);
         }
         let running = sync_quic::run(link.clone(), session, Arc::new(shelf), orders);
-        let profile = profile(&self.config);
-        let better = roads.better(&link, hub, &profile);
-        let running = moves::until_better(&link, running, better);
-        tokio::pin!(running);
+        let better = answered.better();
+        tokio::pin!(running, better);
         let mut look = tokio::time::interval(VIEW_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard_bytes = 0;
+        let mut choose = tokio::time::interval(LOOK_INTERVAL);
+        choose.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut progress = BTreeMap::new();
-        let mut put_off_since = Instant::now();
-        let mut stopping = false;
-        let (ended, next) = loop {
+        let ended = loop {
             tokio::select! {
                 ended = &mut running => break ended,
                 Some(event) = heard.recv() => self.note(event, &mut progress),
-                Ok(permit) = commands.reserve(), if !to_tell.is_empty() => {
-                    if let Some(command) = to_tell.pop_front() {
+                Ok(permit) = commands.reserve(), if !line.to_tell.is_empty() => {
+                    if let Some(command) = line.to_tell.pop_front() {
                         permit.send(command);
                     }
                 }
                 Ok(()) = changed.changed() => {
-                    to_tell.extend(told.news(&self.vault)?);
-                    to_tell.extend(self.outbox.commands().await?);
+                    line.work = self.outbox.work()?;
+                    line.to_tell.extend(told.news(&self.vault)?);
+                    line.to_tell.extend(self.outbox.commands().await?);
                 }
-                _ = look.tick() => {
-                    self.look(&link, &mut heard_bytes);
-                    self.keep_progress(&mut progress).await?;
-                    if put_off_since.elapsed() > PUT_OFF {
-                        put_off_since = Instant::now();
-                        if self.outbox.take_up() {
-                            to_tell.extend(self.outbox.commands().await?);
-                        }
-                    }
-                }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    let text = "the box is stopping".to_owned();
-                    to_tell.push_back(Command::Close { code: ByeCode::Done, text });
+                _ = choose.tick() => self.choose(&mut line).await?,
+                Ok(()) = ordered.changed() => self.choose(&mut line).await?,
+                called = line.calling.answer() => self.answered(&mut line, called).await?,
+                found = &mut better, if line.may_move() => line.go_on(found),
+                _ = look.tick() => self.look_after(&mut line, &mut progress).await?,
+                () = stop.cancelled(), if line.closing.is_none() => {
+                    line.close("the box is stopping");
                 }
             }
         };
         while let Ok(event) = heard.try_recv() {
             self.note(event, &mut progress);
         }
-        self.look(&link, &mut heard_bytes);
+        self.count(&mut line);
+        self.look(&mut line);
         self.keep_progress(&mut progress).await?;
         self.outbox.ended(ended.unfinished);
-        Ok(match next {
-            Some(next) => Attempt::Moved(hub, next),
-            None => Attempt::Ended(ended.why),
-        })
+        if ended.why == End::Replaced && line.may_move() {
+            self.find_successor(&mut line, better).await?;
+        }
+        Ok(self.over(line, ended.why))
+    }
+
+    /// Another link has taken the place of this one, most likely our own: the hub may be quicker to
+    /// leave the one than we are to see the end of a handshake on the other.
+    async fn find_successor(
+        &self,
+        line: &mut Line,
+        better: impl Future<Output = Answered>,
+    ) -> Result<(), VaultError> {
+        let answer = async {
+            tokio::select! {
+                called = line.calling.answer() => called,
+                found = better => Ok(found),
+            }
+        };
+        match tokio::time::timeout(HANDSHAKE_END, answer).await {
+            Ok(answer) => self.answered(line, answer).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn over(&self, mut line: Line, why: End) -> Over {
+        if matches!(why, End::Refused(_)) {
+            // It goes on nowhere.
+            line.moved = None;
+        }
+        let how = line.how(&why);
+        if let Some(how @ (Ended::HungUp | Ended::Lost { .. })) = &how {
+            tracing::info!(end = %why, uplink = line.uplink, "contact down");
+            self.note_end(how, &why);
+        }
+        Over {
+            why,
+            how,
+            next: line.moved,
+        }
+    }
+
+    /// What is done once a second in a contact.
+    async fn look_after(
+        &mut self,
+        line: &mut Line,
+        progress: &mut BTreeMap<Digest, u64>,
+    ) -> Result<(), VaultError> {
+        self.look(line);
+        self.keep_progress(progress).await?;
+        self.uplinks.keep_now_and_then().await?;
+        if line.put_off_since.elapsed() > PUT_OFF {
+            line.put_off_since = Instant::now();
+            if self.outbox.take_up() {
+                line.to_tell.extend(self.outbox.commands().await?);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_end(&self, how: &Ended, why: &End) {
+        self.status.update(|view| {
+            view.note_down();
+            view.trouble = match how {
+                Ended::HungUp => None,
+                Ended::Moved | Ended::Lost { .. } => Some(why.to_string()),
+            };
+        });
+    }
+
+    /// Does what the choice of uplinks says.
+    async fn choose(&mut self, line: &mut Line) -> Result<(), VaultError> {
+        self.count(line);
+        if let Some(since) = line.closing {
+            if since.elapsed() > HANG_UP {
+                line.link.close();
+            }
+            return Ok(());
+        }
+        let ceiling = match self.uplinks.decide(line.work).await? {
+            Step::Stay(ceiling) => ceiling,
+            Step::Move(to, ceiling) => {
+                if line.may_move() && !line.calling.is_some() {
+                    tracing::info!(uplink = to.uplink.name, "calling over another uplink");
+                    line.calling = self.caller.call(to);
+                }
+                ceiling
+            }
+            Step::Hold(still, _) => {
+                tracing::debug!(?still, "hanging up");
+                line.hung_up = true;
+                line.close("nothing to say");
+                return Ok(());
+            }
+            Step::Call(_) => return Ok(()),
+        };
+        if self.outbox.limit(ceiling) {
+            line.to_tell.extend(self.outbox.commands().await?);
+        }
+        Ok(())
+    }
+
+    /// A call beside the contact was answered, or not: the contact goes on there, or here.
+    async fn answered(
+        &self,
+        line: &mut Line,
+        called: Result<Answered, Unanswered>,
+    ) -> Result<(), VaultError> {
+        match called {
+            Ok(answered) => {
+                line.go_on(answered);
+                Ok(())
+            }
+            Err(Unanswered { way, why }) => {
+                let (uplink, reason) = (&way.uplink.name, format!("{why:#}"));
+                tracing::info!(uplink, reason, "no answer over another uplink");
+                self.uplinks.failed(uplink).await
+            }
+        }
+    }
+
+    /// Counts what has crossed since it was last counted.
+    fn count(&self, line: &mut Line) {
+        let traffic = line.link.traffic();
+        let now = caller::meter(&line.link, &traffic);
+        let learned = line.link.hint();
+        let rate_kbits = learned.map_or(traffic.rate_kbits, |hint| hint.rate_kbits.into());
+        let rtt_ms = learned.map_or(traffic.rtt_ms, |hint| millis(hint.rtt));
+        self.uplinks.crossed(line.counted, now, rate_kbits, rtt_ms);
+        line.counted = now;
     }
 
     fn note(&mut self, event: Event, progress: &mut BTreeMap<Digest, u64>) {
@@ -272,9 +412,11 @@ impl Contact {
             Event::Greeted {
                 software,
                 fleet_version,
+                wall_ms,
                 ..
             } => {
                 tracing::info!(software, fleet_version, "the hub has greeted");
+                self.uplinks.hub_clock(wall_ms);
             }
             Event::Progress {
                 manifest,
@@ -287,7 +429,7 @@ impl Contact {
                 progress.insert(manifest, u64::MAX);
                 self.outbox.settled(&manifest);
             }
-            Event::TakenBack { manifest } => self.outbox.put_off(&manifest),
+            Event::TakenBack { manifest } => self.outbox.taken_back(&manifest),
             Event::Refused {
                 manifest,
                 code,
@@ -323,14 +465,16 @@ impl Contact {
     }
 
     /// Brings the view of the link up to date; the hub counts as heard when something came of it.
-    fn look(&self, link: &Link, heard_bytes: &mut u64) {
-        let traffic = link.traffic();
-        let heard = traffic.bytes_received > *heard_bytes;
-        *heard_bytes = traffic.bytes_received;
+    fn look(&self, line: &mut Line) {
+        let traffic = line.link.traffic();
+        let heard = traffic.bytes_received > line.heard_bytes;
+        line.heard_bytes = traffic.bytes_received;
         self.status.update(|view| {
             view.connected = true;
-            view.road = Some(link.road());
+            view.road = Some(line.link.road());
             view.trouble = None;
+            view.why = None;
+            view.uplink = Some(line.uplink.clone());
             if heard {
                 view.last_contact_ms = Some(clock::wall_ms());
             }
@@ -338,6 +482,7 @@ impl Contact {
             view.rtt_ms = traffic.rtt_ms;
             view.bytes_sent = traffic.bytes_sent;
             view.bytes_received = traffic.bytes_received;
+            view.bytes_lost = traffic.bytes_lost;
         });
     }
 
@@ -352,6 +497,10 @@ impl Contact {
             noted => noted,
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a session with the hub must know from its first moment.
@@ -378,18 +527,10 @@ pub(crate) fn session_config(
     })
 }
 
-/// Whether a contact that ended so is likely to end so again: it is not called for at once.
-fn repeats(end: &End) -> bool {
-    match end {
-        // Only another machine with this box's key takes its place: each would wake the other.
-        End::Replaced
-        | End::Refused(_)
-        | End::Blamed(_)
-        | End::PeerFault(_)
-        | End::Trouble(_)
-        | End::PeerTrouble(_) => true,
-        End::Done | End::PeerStopped | End::TimedOut | End::Closed | End::Broken(_) => false,
-    }
+fn note_up(link: &Link, way: &Way) {
+    let (hub, address) = (link.peer().short(), link.remote_address());
+    let (uplink, road) = (&way.uplink.name, link.road().as_str());
+    tracing::info!(hub, %address, uplink, road, "contact up");
 }
 
 /// What the session has been told of our own journal.
@@ -418,36 +559,5 @@ impl Told {
             journal: self.journal,
             head,
         }))
-    }
-}
-
-fn note_up(link: &Link) {
-    let (hub, address) = (link.peer().short(), link.remote_address());
-    tracing::info!(hub, %address, road = link.road().as_str(), "contact up");
-}
-
-fn roads_config(config: &LinkConfig) -> RoadsConfig {
-    RoadsConfig {
-        local: Local::Any,
-        tls_ports: match config.tls_port {
-            None => TlsPorts::Usual,
-            Some(0) => TlsPorts::Closed,
-            Some(port) => TlsPorts::One(port),
-        },
-        udp_retry: config.udp_retry.duration(),
-    }
-}
-
-fn profile(config: &LinkConfig) -> LinkProfile {
-    let (control, rtt_expected_ms) = match config.profile {
-        ProfileName::Satellite => (Control::LossTolerant, 700),
-        ProfileName::Terrestrial => (Control::LossTolerant, 100),
-        ProfileName::Shared => (Control::Shared, 100),
-    };
-    LinkProfile {
-        control,
-        rtt_expected: Duration::from_millis(rtt_expected_ms),
-        rate_kbits_max: (config.rate_kbit > 0).then_some(config.rate_kbit),
-        ..LinkProfile::default()
     }
 }

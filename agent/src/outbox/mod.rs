@@ -1,7 +1,7 @@
 //! Outbox: what goes next.
 //!
 //! In: signed revisions from `vault`, what became of them from `contact`. Out: commands for the
-//! session with the hub.
+//! session with the hub. Which classes may go is said to it.
 //! Invariant: nothing is offered that may not leave; what may have left before is offered as such,
 //! so that no byte that the hub holds is sent again.
 //! May not: open sockets, read pixels.
@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use study::{Digest, Priority, StudyUid};
 use sync_proto::{Begun, Class, Command, Offer, QUEUE_MAX, Rank, Unfinished};
 
+use crate::uplink::Work;
 use crate::vault::{Offerable, Vault, VaultError};
 
 /// How many revisions of one class a session is given at a time; more follow as these are
@@ -42,6 +43,12 @@ pub struct Outbox {
     delivered: BTreeSet<Digest>,
     /// Those of them that the hub could not take just now.
     put_off: BTreeSet<Digest>,
+    /// What was withdrawn, until the session has given it back.
+    withdrawn: BTreeSet<Digest>,
+    /// The least urgent that may go; none: nothing more is begun.
+    ceiling: Option<Priority>,
+    /// The session has to be told something since commands were last asked for.
+    is_stale: bool,
 }
 
 impl Outbox {
@@ -60,24 +67,46 @@ impl Outbox {
             offered: BTreeMap::new(),
             delivered: BTreeSet::new(),
             put_off: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
+            ceiling: Some(Priority::Bulk),
+            is_stale: false,
         })
+    }
+
+    /// What may leave and has no receipt, whatever may go just now.
+    pub fn work(&self) -> Result<Work, VaultError> {
+        let due = self.vault.offerable()?;
+        Ok(Work {
+            most_urgent: due.into_iter().map(|revision| revision.priority).min(),
+        })
+    }
+
+    /// Sets the least urgent that may go; none: nothing more is begun. True when the session has
+    /// to be told something.
+    pub fn limit(&mut self, ceiling: Option<Priority>) -> bool {
+        let is_changed = self.ceiling != ceiling;
+        self.ceiling = ceiling;
+        std::mem::take(&mut self.is_stale) || is_changed
     }
 
     /// What the present session has to be told, given what the vault holds.
     ///
     /// A revision that is offered here is as it is from then on: the vault has synced that.
     pub async fn commands(&mut self) -> Result<Vec<Command>, VaultError> {
-        let due = due(&self.vault)?;
+        let mut due = due(&self.vault)?;
         let mut commands = Vec::new();
         let present: BTreeSet<Digest> = due.iter().map(|o| o.manifest_digest).collect();
-        for gone in self
+        due.retain(|o| Some(o.priority) <= self.ceiling);
+        let allowed: BTreeSet<Digest> = due.iter().map(|o| o.manifest_digest).collect();
+        let gone = self
             .offered
-            .keys()
-            .filter(|digest| !present.contains(*digest))
-        {
-            commands.push(Command::Withdraw { manifest: *gone });
+            .extract_if(.., |digest, _| !allowed.contains(digest));
+        for (manifest, _) in gone {
+            commands.push(Command::Withdraw { manifest });
+            self.withdrawn.insert(manifest);
+            // Some of it may have left.
+            self.begun.insert(manifest, Begun::Perhaps);
         }
-        self.offered.retain(|digest, _| present.contains(digest));
         self.begun.retain(|digest, _| present.contains(digest));
         self.delivered.retain(|digest| present.contains(digest));
         let mut ahead = Ahead::of(&due, &self.offered);
@@ -95,6 +124,7 @@ impl Outbox {
                     commands.push(Command::Rank { manifest, rank });
                 }
                 None if self.delivered.contains(&manifest) => {}
+                None if self.withdrawn.contains(&manifest) => {}
                 None if given.get(&rank.class) >= Some(&offered_max(rank.class)) => {}
                 None if !ahead.takes(&revision) => {}
                 None => {
@@ -129,6 +159,7 @@ impl Outbox {
     /// The hub holds all of a revision, or will not have it: this session is through with it.
     pub fn settled(&mut self, manifest: &Digest) {
         self.offered.remove(manifest);
+        self.withdrawn.remove(manifest);
         self.delivered.insert(*manifest);
     }
 
@@ -138,6 +169,16 @@ impl Outbox {
         if self.offered.contains_key(manifest) {
             self.settled(manifest);
             self.put_off.insert(*manifest);
+        }
+    }
+
+    /// The session has given a revision back: because it was withdrawn, or because it could not be
+    /// read.
+    pub fn taken_back(&mut self, manifest: &Digest) {
+        if self.withdrawn.remove(manifest) {
+            self.is_stale = true;
+        } else {
+            self.put_off(manifest);
         }
     }
 
@@ -171,6 +212,7 @@ impl Outbox {
         }
         self.offered.clear();
         self.put_off.clear();
+        self.withdrawn.clear();
     }
 
     fn begun(&self, manifest: &Digest) -> Begun {

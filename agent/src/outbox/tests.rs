@@ -68,3 +68,45 @@ async fn what_a_broken_contact_was_given_is_named_to_the_next() {
     let again = outbox.commands().await.unwrap();
     assert!(matches!(&again[..], [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_go_is_withdrawn_and_named_when_it_may_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::new(vault(&folder).await).unwrap();
+    assert_eq!(outbox.work().unwrap().most_urgent, Some(Priority::Routine));
+    let [Command::Offer(offer)] = &outbox.commands().await.unwrap()[..] else {
+        panic!("one revision is offered");
+    };
+    let manifest = offer.manifest.digest();
+
+    assert!(outbox.limit(Some(Priority::Stat)));
+    assert!(!outbox.limit(Some(Priority::Stat)));
+    let commands = outbox.commands().await.unwrap();
+    assert!(matches!(&commands[..], [Command::Withdraw { manifest: gone }] if *gone == manifest));
+    assert!(outbox.commands().await.unwrap().is_empty());
+    // It waits all the same.
+    assert_eq!(outbox.work().unwrap().most_urgent, Some(Priority::Routine));
+
+    // It may go again before the session has given it back: it would not take it.
+    assert!(outbox.limit(Some(Priority::Bulk)));
+    assert!(outbox.commands().await.unwrap().is_empty());
+    outbox.taken_back(&manifest);
+    assert!(outbox.limit(Some(Priority::Bulk)));
+    let commands = outbox.commands().await.unwrap();
+    assert!(matches!(&commands[..],
+        [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_before_a_limit_is_named_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::new(vault(&folder).await).unwrap();
+    assert_eq!(outbox.commands().await.unwrap().len(), 1);
+    outbox.begin();
+    outbox.limit(None);
+    assert!(outbox.commands().await.unwrap().is_empty());
+    outbox.limit(Some(Priority::Routine));
+    let commands = outbox.commands().await.unwrap();
+    assert!(matches!(&commands[..],
+        [Command::Offer(offer)] if offer.begun == Begun::Perhaps));
+}

@@ -303,6 +303,8 @@ async fn of_an_older_index_only_what_has_no_consent_waits() {
          ALTER TABLE pack_group DROP COLUMN tier;
          ALTER TABLE study DROP COLUMN called; DROP INDEX pack_group_waited_for;
          ALTER TABLE pack_group DROP COLUMN waited_for; DROP TABLE priors_wanted;
+         ALTER TABLE instance DROP COLUMN sop_class; DROP TABLE document;
+         DROP TABLE uplink; DROP TABLE airtime;
          PRAGMA user_version = 1;",
     )
     .unwrap();

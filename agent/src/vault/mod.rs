@@ -9,6 +9,7 @@
 
 mod absorb;
 mod again;
+mod airtime;
 mod arrivals;
 mod asked;
 mod batches;
@@ -48,6 +49,7 @@ use crate::keys::Keys;
 
 pub use absorb::Absorbed;
 pub use again::{Repacked, Waiting};
+pub use airtime::{Airtime, KeptUplink};
 pub use arrivals::{Arrival, HoldError, NoRoom};
 pub use batches::{Backlog, Batch, BatchItem, BatchRule, Due, Now, Skipped};
 pub use divergence::JournalState;

@@ -1,7 +1,8 @@
 //! The index of the vault: what the ledger knows, as SQLite tables.
 
 /// Schema changes in order, forward only; the database's `user_version` counts those applied.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE study (
     study_uid       TEXT PRIMARY KEY,
     priority        INTEGER NOT NULL,       -- study::Priority, 1 to 4
@@ -145,12 +146,14 @@ CREATE TABLE scrub (                        -- the pass over all that is held, o
     began_run_ms    INTEGER                 -- what the odometer showed when it began, or the last one did
 ) STRICT;
 INSERT INTO scrub VALUES ('', NULL);
-", "
+",
+    "
 ALTER TABLE revision ADD COLUMN offered INTEGER NOT NULL DEFAULT 0; -- 1: it may have left, and our journal names it
 UPDATE revision SET offered = 1 WHERE study_uid IN (SELECT study_uid FROM study WHERE consent != 0);
 CREATE INDEX revision_unoffered ON revision (study_uid, revision) WHERE offered = 0;
 ALTER TABLE pack_group ADD COLUMN tier INTEGER;     -- codec::Tier it was packed in; null: not known
-", "
+",
+    "
 ALTER TABLE study ADD COLUMN called INTEGER NOT NULL DEFAULT 0; -- 1: asked for as a prior, so it goes before the rest of its class
 ALTER TABLE pack_group ADD COLUMN waited_for INTEGER NOT NULL DEFAULT 0; -- 1: a reader waits for it
 CREATE INDEX pack_group_waited_for ON pack_group (study_uid) WHERE waited_for;
@@ -169,4 +172,28 @@ CREATE TABLE document (                     -- what services and people leave be
     PRIMARY KEY (drawer, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX document_of_study ON document (study_uid) WHERE study_uid IS NOT NULL;
-"];
+",
+    "
+CREATE TABLE uplink (                       -- what was used of each way to the hub
+    name            TEXT PRIMARY KEY,
+    rate_kbits      INTEGER NOT NULL,       -- as it was last seen; 0 unknown
+    rtt_ms          INTEGER NOT NULL,
+    seen_ms         INTEGER NOT NULL,       -- when that was, by the latest time that was believed
+    day             INTEGER,                -- number of the local day; null: no clock is believed
+    day_run_ms      INTEGER NOT NULL,       -- how long the program ran in it
+    day_bytes       INTEGER NOT NULL,       -- used of it, or going to be
+    day_cost        INTEGER NOT NULL,       -- the same in money, in 2^-20 millionths
+    month           INTEGER,                -- number of the local month, from year 0
+    month_run_ms    INTEGER NOT NULL,
+    month_bytes     INTEGER NOT NULL,
+    month_cost      INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE airtime (                      -- one row, of all uplinks
+    only_uplink     TEXT,                   -- the only one that a person lets be used
+    pause           INTEGER NOT NULL,       -- 0 no, 1 nothing is sent, 2 nothing but STAT
+    newest_ms       INTEGER NOT NULL        -- the latest time of the clock that was believed
+) STRICT;
+INSERT INTO airtime VALUES (NULL, 0, 0);
+",
+];
