@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A program's settings under which its wall clock says what stands in `file`; what it measures
 /// time with goes on as ever, as it does when somebody sets a clock.
-fn faked(file: &Path) -> Vec<(String, String)> {
+pub(crate) fn faked(file: &Path) -> Vec<(String, String)> {
     let library = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -32,7 +32,7 @@ fn faked(file: &Path) -> Vec<(String, String)> {
     .to_vec()
 }
 
-fn set(file: &Path, time: &str) {
+pub(crate) fn set(file: &Path, time: &str) {
     // At once: who reads it in between would see no time.
     let next = file.with_extension("next");
     std::fs::write(&next, format!("@{time}\n")).unwrap();

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod airtime;
 mod attack;
 mod ballast;
 mod clocks;
