@@ -307,7 +307,7 @@ impl Default for UplinkConfig {
             rate_kbit: 0,
             segmentation_offload: true,
             metered: false,
-            poll_interval: Span::from_secs(3 * 3600),
+            poll_interval: Span::from_secs(4 * 3600),
             priority: 100,
             cost_per_mib: "0".to_owned(),
             currency: String::new(),
