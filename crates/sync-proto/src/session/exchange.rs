@@ -389,8 +389,12 @@ impl Exchange {
             return;
         }
         let mut bytes = 0;
+        let held = shared.held;
         let records: Vec<ByteVec> = records
             .into_iter()
+            // The disk may hold more than we have been told of; that goes when we are.
+            .zip(from_seq..=held)
+            .map(|(record, _)| record)
             .enumerate()
             .take_while(|(i, record)| {
                 bytes += record.len();
