@@ -78,6 +78,26 @@ fn crossed(world: &mut World) -> u64 {
     counters.up.delivered_bytes + counters.down.delivered_bytes
 }
 
+/// The same, once nothing is on its way any more.
+fn crossed_in_all(world: &mut World) -> u64 {
+    let (mut last, mut same) = (0, 0);
+    until(DEADLINE, "the link to be empty", || {
+        let now = crossed(world);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        (same >= 10).then_some(now)
+    })
+    .unwrap()
+}
+
+fn is_up(world: &World) {
+    until(DEADLINE, "a contact", || {
+        let status = world.agent_status().ok()?;
+        (status["link"]["connected"] == true).then_some(())
+    })
+    .unwrap();
+}
+
 fn hangs_up(world: &World) {
     until(DEADLINE, "the end of the contact", || {
         let status = world.agent_status().ok()?;
@@ -194,7 +214,7 @@ fn a_pause_holds_over_a_crash_and_is_lifted_by_a_person_alone() {
     assert_eq!(said["pause"], "all");
     hangs_up(&world);
     world.take_agent().unwrap().kill().unwrap();
-    let before = crossed(&mut world);
+    let before = crossed_in_all(&mut world);
     world.start_agent().unwrap();
     let (study, slices) = scan(&mut world, 2, 8);
     make_stat(&world, &study);
@@ -236,6 +256,7 @@ fn a_contact_plan_is_kept_to_and_read_again_when_it_changes() {
         plan.display()
     );
     let mut world = world(200, &uplinks);
+    is_up(&world);
     hangs_up(&world);
     let (study, slices) = scan(&mut world, 1, 40);
     let is_packed = |view: &Value| view["bytes_to_cross"].as_u64().unwrap() > 800_000;
