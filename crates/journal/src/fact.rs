@@ -349,7 +349,7 @@ pub struct PriorsWanted {
     pub study: StudyUid,
 }
 
-/// A commitment that a scanner asked for has been answered, or given up (kind 23).
+/// A commitment that a scanner asked for has been answered, or given up (kind 20).
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct CommitmentAnswered {
     /// The scanner's name for it.
@@ -413,7 +413,7 @@ pub enum Fact {
     InstancesFirst(InstancesFirst),
     /// Kind 19.
     PriorsWanted(PriorsWanted),
-    /// Kind 23.
+    /// Kind 20.
     CommitmentAnswered(CommitmentAnswered),
     /// A kind of a later version: kept and passed on.
     Unknown {
@@ -447,7 +447,7 @@ impl Fact {
             Self::Diverged(_) => 17,
             Self::InstancesFirst(_) => 18,
             Self::PriorsWanted(_) => 19,
-            Self::CommitmentAnswered(_) => 23,
+            Self::CommitmentAnswered(_) => 20,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -501,7 +501,7 @@ impl Fact {
             17 => Self::Diverged(decode(kind, body)?),
             18 => Self::InstancesFirst(decode(kind, body)?),
             19 => Self::PriorsWanted(decode(kind, body)?),
-            23 => Self::CommitmentAnswered(decode(kind, body)?),
+            20 => Self::CommitmentAnswered(decode(kind, body)?),
             _ => Self::Unknown {
                 kind,
                 body: body.to_vec(),
