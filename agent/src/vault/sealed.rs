@@ -62,6 +62,9 @@ impl Vault {
 }
 
 /// Keeps the envelopes of a data key, unless they are kept already; says whether they were not.
+///
+/// They are on the disk before anything that is sealed under the key can be: what recovery finds at
+/// the end of a segment can always be opened.
 pub(super) fn keep_key(
     work: &mut Work<'_>,
     study: &StudyUid,
@@ -70,6 +73,7 @@ pub(super) fn keep_key(
     let is_new = insert_key(work.sql(), study, envelopes)?;
     if is_new {
         append_key(work, study, envelopes)?;
+        work.sync_so_far()?;
     }
     Ok(is_new)
 }

@@ -21,6 +21,8 @@ pub(crate) struct Appender {
     dirty: BTreeMap<SegmentName, Arc<dyn DiskFile>>,
     /// A segment was made since the last sync of the folder.
     created: bool,
+    /// A sync has failed: nothing is known of the disk any more.
+    failed: bool,
     /// How long each segment was before the current job appended to it.
     before_job: BTreeMap<SegmentName, u64>,
     appends: u64,
@@ -40,6 +42,7 @@ impl Appender {
             tails: BTreeMap::new(),
             dirty: BTreeMap::new(),
             created: false,
+            failed: false,
             before_job: BTreeMap::new(),
             appends: 0,
         }
@@ -164,12 +167,27 @@ impl Appender {
 
     /// Makes durable what was appended since the last time.
     pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
-        for (segment, file) in std::mem::take(&mut self.dirty) {
+        self.sync_so_far()?;
+        self.dirty.clear();
+        Ok(())
+    }
+
+    /// Does the same in the middle of a job, which may still be undone. After one failure no later
+    /// sync succeeds, whatever became of the job.
+    pub(crate) fn sync_so_far(&mut self) -> Result<(), StoreError> {
+        if self.failed {
+            let earlier = io::Error::other("an earlier sync failed");
+            return Err(StoreError::io("sync", "the segments")(earlier));
+        }
+        self.failed = true;
+        for (segment, file) in &self.dirty {
             file.sync_data().map_err(StoreError::io("sync", segment))?;
         }
-        if std::mem::take(&mut self.created) {
+        if self.created {
             self.sync_dir()?;
+            self.created = false;
         }
+        self.failed = false;
         Ok(())
     }
 

@@ -200,3 +200,22 @@ fn a_job_that_panics_poisons_and_does_not_hang_the_others() {
         StoreError::WriterPanicked
     ));
 }
+
+#[test]
+fn a_job_whose_own_sync_failed_poisons_even_if_it_is_undone() {
+    let (disk, folder) = (CrashDisk::new(), tempfile::tempdir().unwrap());
+    let here = writer(&disk, folder.path()).unwrap();
+    hold(&here, "packed", 1, 100).unwrap();
+    disk.fail_next_sync();
+    let tried = here.run_blocking(|work| -> Result<(), StoreError> {
+        work.append("packed", &record(2, 100))?;
+        work.sync_so_far()
+    });
+    assert!(tried.is_err());
+    assert!(matches!(
+        hold(&here, "packed", 3, 100),
+        Err(WriteError::Poisoned)
+    ));
+    drop(here);
+    assert_eq!(ids(folder.path()), [1]);
+}
